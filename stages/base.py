@@ -1,0 +1,86 @@
+"""What a stage is: its settings, its typed inputs, its typed output, and one `run`.
+
+A stage's fields are its YAML. It reads artifacts, writes into the folder it is given, tells an
+observer how it goes, and neither prints nor configures logging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a stage left in the store: a folder, read through typed properties of a subclass."""
+
+    folder: Path
+
+
+class Observer(Protocol):
+    """Where stages tell what happens; the journal and the console listen."""
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` steps; `note` is a few words such as `epoch 3 loss 0.41`."""
+
+    def fact(self, text: str, **values: Any) -> None:
+        """A result worth keeping, e.g. fact("teacher accuracy", accuracy=0.98)."""
+
+    def warn(self, text: str) -> None:
+        """Something the user should read even when all goes well."""
+
+
+class Silent:
+    """An observer that hears nothing, for tests and for use from Python."""
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Ignored."""
+
+    def fact(self, text: str, **values: Any) -> None:
+        """Ignored."""
+
+    def warn(self, text: str) -> None:
+        """Ignored."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where a stage works: `out` becomes its output, `scratch` survives a kill for resuming."""
+
+    out: Path
+    scratch: Path
+    observer: Observer
+
+
+class Stage(BaseModel):
+    """One step of the chain. Subclasses set `name`, `Inputs` and `Output`, and write `run`.
+
+    `Inputs` is a frozen dataclass. A field is named after the stage it comes from (typed by that
+    stage's `Output`, `| None` where the stage may be skipped), or `task` or `target`. A stage
+    with a `target` input runs once for each target.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised by one whenever the meaning of the output changes; part of the key."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions change the output; part of the key."""
+    Inputs: ClassVar[type]
+    Output: ClassVar[type[Artifact]]
+
+    def files(self) -> Mapping[str, Path]:
+        """Files and folders outside the store that the stage reads: {field name: path}.
+
+        Their content, not their path, is part of the key.
+        """
+        return {}
+
+    def run(self, inputs: Any, work: Work) -> None:
+        """Do the work: write everything that `Output` reads into `work.out`."""
+        raise TypeError(f"{type(self).__name__} has no run()")

@@ -1,0 +1,51 @@
+"""The raw samples behind every verdict: what was measured of one artifact, next to the teacher.
+
+Nothing here is a summary: `gate.py` draws its conclusions from these samples and can do so again,
+with another policy, long after the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latencies of one model in one runtime, in milliseconds: one array per fresh process.
+
+    The process is the sample: iterations inside one process are not independent.
+    """
+
+    processes: tuple[NDArray[np.float64], ...]
+
+    @property
+    def pooled(self) -> NDArray[np.float64]:
+        """All iterations of all processes, for showing a percentile, never for testing one."""
+        return np.concatenate(self.processes) if self.processes else np.empty(0)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything measured of one compiled artifact.
+
+    `score` and `teacher_score`: (N,) per-sample scores on the same eval samples, paired.
+    `agreement`: (N,) whether artifact and teacher decide the same, 0.0 to 1.0.
+    `latency`: Timing of the `artifact`, its `fp32` twin and the `teacher`, interleaved in the
+    same runtime; a twin that could not be measured is absent. `values`: single numbers such as
+    `size_bytes`, `memory_bytes`, `parameters`, `int8_fraction`, and the same of the teacher under
+    `teacher_size_bytes` ...; what could not be measured is absent.
+    """
+
+    artifact: str
+    target: str
+    precision: str
+    metric: str
+    score: NDArray[np.float32]
+    teacher_score: NDArray[np.float32]
+    agreement: NDArray[np.float32]
+    latency: Mapping[str, Timing] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)

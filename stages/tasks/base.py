@@ -1,0 +1,77 @@
+"""What a task is: what labels mean, what a loss is, and when an output is right.
+
+It is the one place that knows the difference between classification, segmentation and regression.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one model did on each sample of a split, in the split's order; all that statistics need.
+
+    `score`: float32 (N,), how right each sample is, 0.0 to 1.0 (classification: 0 or 1); its mean
+    is the task's headline metric. `prediction`: (N, ...) what the model decided.
+    """
+
+    score: NDArray[np.float32]
+    prediction: NDArray[np.generic]
+
+    @property
+    def mean(self) -> float:
+        """The headline metric, 0.0 to 1.0."""
+        return float(self.score.mean())
+
+    def save(self, path: Path) -> None:
+        """Write as a compressed .npz."""
+        np.savez_compressed(path, score=self.score, prediction=self.prediction)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote; never unpickles."""
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(stored["score"], stored["prediction"])
+
+
+class Task(BaseModel, ABC):
+    """What the outputs of a model mean. Fields are the YAML under `task:`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: ClassVar[str]
+    """Name of the headline metric, the mean of `Outcome.score`."""
+    summary: ClassVar[str] = ""
+
+    kind: str
+
+    @abstractmethod
+    def outputs(self, classes: int) -> int:
+        """How many output channels a model needs for `classes` classes."""
+
+    @abstractmethod
+    def check_labels(self, labels: NDArray[np.generic], classes: int, split: str) -> None:
+        """Raise DataError naming the split when labels cannot be right for this task."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Supervised loss, a scalar: mean over the batch, in fp32."""
+
+    @abstractmethod
+    def outcome(self, outputs: NDArray[np.float32], labels: NDArray[np.generic]) -> Outcome:
+        """Judge a batch: outputs (N, C, ...) and labels (N, ...) -> score and prediction."""
+
+    @abstractmethod
+    def agreement(self, a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.float32]:
+        """How far two models' predictions agree on each sample, 0.0 to 1.0, shape (N,)."""

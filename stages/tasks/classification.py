@@ -1,0 +1,60 @@
+"""Single-label classification: one class index per sample."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdpipe.stages.tasks.base import Outcome, Task
+from kdpipe.targets.errors import DataError, listing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Classification(Task):
+    """One of C classes per sample; outputs are logits (N, C), labels are integers (N,)."""
+
+    metric: ClassVar[str] = "accuracy"
+    summary: ClassVar[str] = "one class per sample; metric: accuracy"
+
+    kind: Literal["classification"] = "classification"
+
+    def outputs(self, classes: int) -> int:
+        """One logit per class."""
+        return classes
+
+    def check_labels(self, labels: NDArray[np.generic], classes: int, split: str) -> None:
+        """Raise DataError when a label is not an integer from 0 to classes - 1."""
+        if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+            raise DataError(
+                f"the labels of {split} are not class numbers",
+                found=f"{labels.dtype} of shape {labels.shape}",
+                fix="give one whole number from 0 to C - 1 per sample",
+            )
+        values = labels.astype(np.int64)
+        bad = np.flatnonzero((values < 0) | (values >= classes))
+        if bad.size:
+            raise DataError(
+                f"{bad.size} label(s) of {split} are out of range 0..{classes - 1}",
+                found=listing([f"sample {i}: {values[i]}" for i in bad]),
+                fix="correct the labels, or set data.classes to the right number",
+            )
+
+    def loss(self, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Cross entropy with optional label smoothing (Szegedy et al. 2016), mean over N."""
+        from torch.nn import functional as F
+
+        return F.cross_entropy(outputs.float(), labels.long(), label_smoothing=label_smoothing)
+
+    def outcome(self, outputs: NDArray[np.float32], labels: NDArray[np.generic]) -> Outcome:
+        """The highest logit wins. A row with NaN or infinity is predicted -1 and scores 0."""
+        prediction = outputs.argmax(axis=1).astype(np.int64)
+        prediction[~np.isfinite(outputs).all(axis=1)] = -1
+        return Outcome((prediction == labels).astype(np.float32), prediction)
+
+    def agreement(self, a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.float32]:
+        """1 where both models say the same class."""
+        return (a == b).astype(np.float32)

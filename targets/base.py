@@ -1,0 +1,130 @@
+"""What every target promises: files in, files out, and a session that runs what was compiled.
+
+A target is its own settings: the fields of the class are the YAML of one entry under `targets:`.
+It knows no stage, no artifact store and no config file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+Tensors = Mapping[str, NDArray[np.generic]]
+Precision = Literal["fp32", "int8"]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why a target cannot run here, and the command or part that would mend it."""
+
+    reason: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of an artifact; a dimension of None is free (the batch)."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the runtime really executes, read from its optimized graph.
+
+    `int8_fraction`: share of the compute kernels (convolution, matrix product) that run in int8,
+    0.0 to 1.0. `kernels`: how many of each kernel, e.g. {"Convolution:u8": 9}. `float_kernels`:
+    names of the compute kernels that stayed in float.
+    """
+
+    int8_fraction: float
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    float_kernels: tuple[str, ...] = ()
+
+
+class Session(ABC):
+    """An artifact loaded into its runtime, ready to run. Use as a context manager."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @abstractmethod
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
+        """Run once; {input name: array} -> {output name: array}. The arrays are the caller's."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the runtime holds; running afterwards is an error."""
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size compiled into the artifact, or None where any will do."""
+        return self.inputs[0].shape[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Target(BaseModel, ABC):
+    """A runtime, a device and a precision that an ONNX file can be compiled for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flavour: ClassVar[str] = "cpu"
+    """Which of the exporter's int8 files it takes: `cpu` (uint8) or `trt` (int8, zero point 0)."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions decide what is compiled; they are part of the stage's key."""
+    device: ClassVar[str] = "CPU"
+    summary: ClassVar[str] = ""
+
+    name: str
+    precision: Precision | None = Field(
+        None, description="fp32 or int8; by default int8 when the chain quantizes, else fp32"
+    )
+    required: bool = Field(True, description="exit 4 when this target cannot run here")
+    threads: PositiveInt = Field(1, description="threads of the runtime, also when measured")
+
+    @property
+    def id(self) -> str:
+        """How results, rules and file names call the artifact, e.g. `openvino-int8`."""
+        return f"{self.name}-{self.precision}" if self.precision else self.name
+
+    @abstractmethod
+    def missing(self) -> Missing | None:
+        """Why it cannot run on this machine, or None when it can. Imports nothing heavy."""
+
+    @abstractmethod
+    def compile(self, onnx: Path, folder: Path) -> Path:
+        """Compile `onnx` into the empty `folder` and return the artifact, a file or the folder.
+
+        Raises StageError when the runtime refuses the model.
+        """
+
+    @abstractmethod
+    def open(self, artifact: Path) -> Session:
+        """Load an artifact that `compile` made.
+
+        Raises StageError when the runtime falls back to another provider or device in silence.
+        """
+
+    @abstractmethod
+    def audit(self, artifact: Path) -> Audit:
+        """Read from the runtime which precision its kernels really use."""
