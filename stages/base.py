@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from kdpipe.targets.base import Precision
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -71,8 +73,15 @@ class Stage(BaseModel):
     """Raised by one whenever the meaning of the output changes; part of the key."""
     packages: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions change the output; part of the key."""
+    machine: ClassVar[bool] = False
+    """Whether the output depends on the machine it was made on; then the machine joins the key."""
     Inputs: ClassVar[type]
     Output: ClassVar[type[Artifact]]
+
+    @property
+    def skipped(self) -> bool:
+        """Whether its settings say that there is nothing to do, as if its key were null."""
+        return False
 
     def files(self) -> Mapping[str, Path]:
         """Files and folders outside the store that the stage reads: {field name: path}.
@@ -80,6 +89,16 @@ class Stage(BaseModel):
         Their content, not their path, is part of the key.
         """
         return {}
+
+    def precision(self) -> Precision | None:
+        """The precision that artifacts get because this stage is in the chain, if any."""
+        return None
+
+    def check(self) -> None:
+        """Fail fast on what the user gave, before any stage runs; must be quick.
+
+        Raises DataError or UsageError.
+        """
 
     def run(self, inputs: Any, work: Work) -> None:
         """Do the work: write everything that `Output` reads into `work.out`."""

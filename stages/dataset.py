@@ -9,28 +9,27 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdpipe.stages.augment import Augment
 from kdpipe.stages.base import Artifact
+from kdpipe.stages.images import FileImages, PickedImages, StoredImages
+from kdpipe.stages.images import Images as Images
+from kdpipe.stages.pixels import Form
 from kdpipe.stages.tasks import TASKS, Task
 from kdpipe.targets.device.preprocess import Preprocess
 
 
-class Images(Protocol):
-    """Random access to decoded images, all of one size."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The images at `indices`, uint8 (n, H, W, C)."""
-
-
 @dataclass(frozen=True)
 class Split:
-    """Part of a dataset. `ids` name the samples for people; `groups` are resampled whole."""
+    """Part of a dataset. `ids` name the samples for people; `groups` are resampled whole.
+
+    A sample's number is its position: `ids[i]`, `labels[i]`, `groups[i]` and `images[i]` agree.
+    """
 
     name: str
     images: Images
@@ -52,9 +51,25 @@ class Split:
             indices = np.arange(start, min(start + size, len(self)))
             yield self.inputs(indices), self.labels[indices]
 
+    def pick(self, name: str, rows: NDArray[np.int64]) -> Split:
+        """The samples at `rows` as a split of their own."""
+        return Split(
+            name=name,
+            images=PickedImages(self.images, rows),
+            labels=self.labels[rows],
+            preprocess=self.preprocess,
+            ids=tuple(self.ids[row] for row in rows),
+            groups=None if self.groups is None else self.groups[rows],
+        )
+
 
 class Dataset(Artifact):
-    """The output of the data stage."""
+    """The output of the data stage.
+
+    `meta.json` says what is in the folder; `{train,eval}.labels.npy`, `.ids.json` and, where there
+    are groups, `.groups.npy` describe the samples; `.images.npy` holds their pixels, or
+    `.checksums.npy` those of the user's own files; `calibration.npy` holds rows of train.
+    """
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -67,3 +82,75 @@ class Dataset(Artifact):
         """The task that the labels belong to."""
         (task,) = [t for t in TASKS if t.model_fields["kind"].default == self.meta["task"]["kind"]]
         return task.model_validate(self.meta["task"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; the label of a sample is a position in it."""
+        return tuple(self.meta["classes"])
+
+    @property
+    def outputs(self) -> int:
+        """How many output channels a model needs."""
+        return self.task.outputs(len(self.classes))
+
+    @property
+    def source(self) -> str:
+        """Where the samples come from, in words, for reports."""
+        return str(self.meta["source"])
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """From uint8 (n, H, W, C) to what every model of the chain takes."""
+        return Preprocess.from_dict(self.meta["preprocess"])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one model input."""
+        return self.preprocess.channels, self.preprocess.height, self.preprocess.width
+
+    @cached_property
+    def augment(self) -> Augment:
+        """How training batches are varied, for the teacher and the student alike."""
+        return Augment.model_validate(self.meta["augment"])
+
+    @cached_property
+    def train(self) -> Split:
+        """What networks learn from."""
+        return self._split("train")
+
+    @cached_property
+    def eval(self) -> Split:
+        """What networks are judged on, and never see before."""
+        return self._split("eval")
+
+    @cached_property
+    def calibration(self) -> Split:
+        """Samples of train from which quantization reads the ranges of activations."""
+        return self.train.pick("calibration", np.load(self.folder / "calibration.npy"))
+
+    def example(self, n: int) -> NDArray[np.float32]:
+        """Model inputs float32 (n, C, H, W): the first `n` of eval, repeated where short."""
+        return self.eval.inputs(np.arange(n) % len(self.eval))
+
+    def _split(self, name: str) -> Split:
+        groups = self.folder / f"{name}.groups.npy"
+        ids = tuple(json.loads((self.folder / f"{name}.ids.json").read_text("utf-8")))
+        return Split(
+            name=name,
+            images=self._images(name, ids),
+            labels=np.load(self.folder / f"{name}.labels.npy"),
+            preprocess=self.preprocess,
+            ids=ids,
+            groups=np.load(groups) if groups.exists() else None,
+        )
+
+    def _images(self, name: str, ids: tuple[str, ...]) -> Images:
+        root = self.meta["files"]
+        if root is None:
+            return StoredImages(self.folder / f"{name}.images.npy")
+        channels, height, width = self.shape
+        return FileImages(
+            paths=tuple(Path(root, id) for id in ids),
+            checksums=np.load(self.folder / f"{name}.checksums.npy"),
+            form=Form(height, width, channels),
+        )

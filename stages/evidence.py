@@ -6,8 +6,11 @@ with another policy, long after the run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,3 +52,42 @@ class Evidence:
     agreement: NDArray[np.float32]
     latency: Mapping[str, Timing] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write `evidence.npz` (samples) and `evidence.json` (names and single numbers)."""
+        arrays = {
+            "score": self.score,
+            "teacher_score": self.teacher_score,
+            "agreement": self.agreement,
+            **{
+                f"latency_ms/{role}/{number}": process
+                for role, timing in self.latency.items()
+                for number, process in enumerate(timing.processes)
+            },
+        }
+        np.savez_compressed(folder / _SAMPLES, allow_pickle=False, **arrays)
+        names = {
+            "artifact": self.artifact,
+            "target": self.target,
+            "precision": self.precision,
+            "metric": self.metric,
+            "values": dict(self.values),
+            "processes": {role: len(timing.processes) for role, timing in self.latency.items()},
+        }
+        (folder / _NAMES).write_text(json.dumps(names, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        names = json.loads((folder / _NAMES).read_text("utf-8"))
+        with np.load(folder / _SAMPLES, allow_pickle=False) as stored:
+            latency = {
+                role: Timing(tuple(stored[f"latency_ms/{role}/{n}"] for n in range(count)))
+                for role, count in names.pop("processes").items()
+            }
+            samples = {name: stored[name] for name in ("score", "teacher_score", "agreement")}
+        return cls(**names, **samples, latency=latency)
+
+
+_SAMPLES = "evidence.npz"
+_NAMES = "evidence.json"

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from kdpipe.targets.errors import StageError
+
 Tensors = Mapping[str, NDArray[np.generic]]
 Precision = Literal["fp32", "int8"]
 
@@ -36,6 +38,17 @@ class TensorSpec:
     name: str
     shape: tuple[int | None, ...]
     dtype: str
+
+    def fits(self, array: NDArray[np.generic]) -> bool:
+        """Whether `array` has this type and this shape, free dimensions aside."""
+        return (
+            array.dtype == self.dtype
+            and array.ndim == len(self.shape)
+            and all(want in (None, has) for want, has in zip(self.shape, array.shape, strict=True))
+        )
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join('any' if n is None else str(n) for n in self.shape)})"
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,20 @@ class Session(ABC):
     def close(self) -> None:
         """Free what the runtime holds; running afterwards is an error."""
 
+    def check(self, feeds: Tensors) -> None:
+        """Raise StageError unless `feeds` has exactly the names, types and shapes of the inputs.
+
+        Every `run` calls it first: some runtimes cast, reshape or broadcast in silence.
+        """
+        for spec in self.inputs:
+            array = feeds.get(spec.name)
+            if array is None or not spec.fits(array):
+                found = "nothing" if array is None else f"{array.dtype} {array.shape}"
+                raise StageError(f"input {spec.name!r} takes {spec}", found=found)
+        if len(feeds) != len(self.inputs):
+            extra = sorted(set(feeds) - {spec.name for spec in self.inputs})
+            raise StageError(f"the artifact has no input {', '.join(map(repr, extra))}")
+
     @property
     def batch(self) -> int | None:
         """The batch size compiled into the artifact, or None where any will do."""
@@ -93,6 +120,8 @@ class Target(BaseModel, ABC):
     packages: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions decide what is compiled; they are part of the stage's key."""
     device: ClassVar[str] = "CPU"
+    reproducible: ClassVar[bool] = True
+    """Whether compiling the same ONNX twice gives the same bytes."""
     summary: ClassVar[str] = ""
 
     name: str
@@ -110,6 +139,10 @@ class Target(BaseModel, ABC):
     @abstractmethod
     def missing(self) -> Missing | None:
         """Why it cannot run on this machine, or None when it can. Imports nothing heavy."""
+
+    def broken(self) -> Missing | None:
+        """Why a runtime that is not `missing` does not even import; slow, for `kdpipe doctor`."""
+        return None
 
     @abstractmethod
     def compile(self, onnx: Path, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Every error kdpipe raises on purpose. It lives on the lowest floor so that all three may raise it.
+"""Every error kdpipe raises on purpose, on the lowest floor so that all three may raise it.
 
 KdpipeError                 exit 1
 ├── StageError              exit 1    a stage could not do its work

@@ -1,0 +1,61 @@
+"""Digests of the user's files and folders, remembered by size, time and inode so plans are quick."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from kdpipe.targets.digest import sha256_file
+
+
+class Contents:
+    """sha256 of files, remembered in one JSON file under the store.
+
+    A file is read again when its size, modification time, change time or inode differ.
+    """
+
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        self._known: dict[str, list[object]] = _load(memory)
+        self._changed = False
+
+    def digest(self, path: Path) -> str:
+        """The digest of a file, or of a folder as sorted `sha256  name` lines."""
+        if path.is_file():
+            return self._file(path)
+        lines = [
+            f"{self._file(file)}  {file.relative_to(path).as_posix()}\n"
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+        ]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def save(self) -> None:
+        """Remember for the next time; a failure to do so costs only time."""
+        if not self._changed:
+            return
+        self._memory.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._memory.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(self._known))
+        draft.replace(self._memory)
+
+    def _file(self, path: Path) -> str:
+        stat = path.stat()
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        known = self._known.get(str(path))
+        if known and known[:-1] == state:
+            return str(known[-1])
+        sha = sha256_file(path)
+        self._known[str(path)] = [*state, sha]
+        self._changed = True
+        return sha
+
+
+def _load(memory: Path) -> dict[str, list[object]]:
+    try:
+        known: dict[str, list[object]] = json.loads(memory.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known

@@ -1,0 +1,63 @@
+"""The journal: what happened, in order, as one JSON object per line; console and report read it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+"""`{"time": seconds since 1970, "event": name, ...}`"""
+Listener = Callable[[Event], None]
+
+
+class Journal:
+    """Appends events to a file and tells its listeners; progress is told but not kept."""
+
+    def __init__(self, path: Path, listeners: tuple[Listener, ...] = ()) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+        self._listeners = listeners
+
+    def tell(self, event: str, **values: Any) -> None:
+        """Record one event."""
+        entry: Event = {"time": round(time.time(), 3), "event": event, **values}
+        if event != "progress":
+            self._file.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
+            self._file.flush()
+        for listener in self._listeners:
+            listener(entry)
+
+    def close(self) -> None:
+        """Stop recording."""
+        self._file.close()
+
+
+class StepObserver:
+    """What a stage sees of the journal: an Observer bound to one step."""
+
+    def __init__(self, journal: Journal, step: str) -> None:
+        self._journal = journal
+        self._step = step
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Told to the console."""
+        self._journal.tell("progress", step=self._step, done=done, total=total, note=note)
+
+    def fact(self, text: str, **values: Any) -> None:
+        """Kept."""
+        self._journal.tell("fact", step=self._step, text=text, **values)
+
+    def warn(self, text: str) -> None:
+        """Kept, and shown to the user."""
+        self._journal.tell("warning", step=self._step, text=text)
+
+
+def read(path: Path) -> Iterator[Event]:
+    """All events of a journal; a last line cut short by a kill is left out."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)

@@ -1,0 +1,188 @@
+"""One run from config to verdict: check, plan, execute, collect, judge, write down."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kdpipe.pipeline.chain import Step
+from kdpipe.pipeline.conclusion import PASSED, Conclusion, conclude
+from kdpipe.pipeline.config import Config
+from kdpipe.pipeline.journal import Journal, Listener
+from kdpipe.pipeline.plan import Planned, Planner, load_records
+from kdpipe.pipeline.run import Executed, Runner
+from kdpipe.pipeline.rundir import RunDir
+from kdpipe.pipeline.store import Store
+from kdpipe.targets import Target
+from kdpipe.targets.errors import TargetUnavailable, UsageError
+from kdpipe.targets.fingerprint import fingerprint
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which part of the chain to run: `--from`, `--to`, `--only`; stage names."""
+
+    start: str | None = None
+    stop: str | None = None
+    only: str | None = None
+
+    def steps(self, steps: Sequence[Step]) -> list[Step]:
+        """The steps up to where the run ends. Raises UsageError for an unknown stage."""
+        names = list(dict.fromkeys(step.stage.name for step in steps))
+        for name in (self.start, self.stop, self.only):
+            if name is not None and name not in names:
+                raise UsageError(
+                    f"there is no stage '{name}' in this chain", found=", ".join(names)
+                )
+        last = self.only or self.stop or names[-1]
+        kept = names[: names.index(last) + 1]
+        return [step for step in steps if step.stage.name in kept]
+
+    def redo(self, steps: Sequence[Step]) -> frozenset[str]:
+        """The stages to run even though their outputs are stored."""
+        names = list(dict.fromkeys(step.stage.name for step in steps))
+        if self.only:
+            return frozenset({self.only})
+        return frozenset(names[names.index(self.start) :]) if self.start else frozenset()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A config with the places where it runs."""
+
+    config: Config
+    store: Store
+    rundir: RunDir
+    selection: Selection
+
+    def plan(self) -> list[Planned]:
+        """What a run would do."""
+        steps = self.selection.steps(self.config.steps())
+        return self._planner(steps).plan(steps)
+
+    def run(self, listeners: tuple[Listener, ...]) -> tuple[Conclusion, dict[str, Any]]:
+        """Run it; returns how it ended and what `results.json` holds.
+
+        Raises UsageError and TargetUnavailable before anything runs; KeyboardInterrupt passes.
+        """
+        steps = self.selection.steps(self.config.steps())
+        self.config.check()
+        self._require_targets()
+        journal = Journal(self.rundir.journal, listeners)
+        try:
+            return self._run(steps, journal)
+        finally:
+            journal.close()
+
+    def _run(self, steps: Sequence[Step], journal: Journal) -> tuple[Conclusion, dict[str, Any]]:
+        started = time.monotonic()
+        planner = self._planner(steps)
+        self._require_stored(planner, steps)
+        self.rundir.write(self.rundir.folder / "config.yaml", self.config.text)
+        journal.tell("run", config=str(self.config.path), kdpipe=version("kdpipe"))
+        done = Runner(self.store, planner, journal).run(steps)
+        records = {**load_records(self.rundir.records), **done.records()}
+        self.rundir.write(self.rundir.records, _json(records))
+        whole = len(steps) == len(self.config.steps())
+        conclusion, results = self._conclude(steps, done) if whole else (_stopped(steps, done), {})
+        seconds = round(time.monotonic() - started, 3)
+        if results:
+            results["run"] |= {"seconds": seconds, "ran": done.ran}
+            self.rundir.write_results(results)
+        journal.tell("ended", line=conclusion.line, exit_code=conclusion.exit_code, seconds=seconds)
+        return conclusion, results
+
+    def _conclude(self, steps: Sequence[Step], done: Executed) -> tuple[Conclusion, dict[str, Any]]:
+        from kdpipe.stages.gate import judge
+        from kdpipe.stages.results import collect, files, measurements
+
+        outputs = done.artifacts(steps)
+        self.rundir.forget()
+        results: dict[str, Any] = {"run": self._about(), "machine": fingerprint()}
+        results |= collect(outputs)
+        measured, compiled = measurements(outputs), files(outputs)
+        for row in results["artifacts"]:
+            name, evidence = row["id"], measured[row["id"]].evidence
+            row["path"] = self.rundir.keep(name, compiled[name], row["sha256"], evidence)
+        rules = self.config.rules or ()
+        verdicts = [v.to_dict() for v in judge(rules, [m.evidence for m in measured.values()])]
+        results["skipped"] = _skipped(steps, done)
+        results["failed"] = [{"step": s, "error": str(e)} for s, e in done.failed.items()]
+        conclusion = conclude(verdicts, done.failed, len(results["skipped"]))
+        policy = [rule.as_dict() for rule in rules]
+        results["gate"] = {"policy": policy, "rules": verdicts}
+        results |= verdict_fields(conclusion)
+        return conclusion, results
+
+    def _about(self) -> dict[str, Any]:
+        return {"kdpipe": version("kdpipe"), "config": str(self.config.path)}
+
+    def _planner(self, steps: Sequence[Step]) -> Planner:
+        previous = load_records(self.rundir.records)
+        return Planner(self.store, previous, self.selection.redo(steps))
+
+    def _require_targets(self) -> None:
+        """Fail before hours of training, not after."""
+        for target in self.config.targets:
+            missing = target.missing() if target.required else None
+            if missing:
+                raise TargetUnavailable(
+                    f"target {target.id} is required and cannot run here: {missing.reason}",
+                    found=f"targets that can: {', '.join(_usable(self.config.targets)) or 'none'}",
+                    fix=f"{missing.fix}, or set required: false",
+                )
+
+    def _require_stored(self, planner: Planner, steps: Sequence[Step]) -> None:
+        """`--only` runs one stage: all that it reads must be stored."""
+        if not self.selection.only:
+            return
+        for planned in planner.plan(steps):
+            if planned.status == "run" and planned.step.stage.name != self.selection.only:
+                raise UsageError(
+                    f"--only {self.selection.only}: {planned.step.id} is not stored",
+                    found=planned.why,
+                    fix=f"kdpipe run {self.config.path} --to {self.selection.only}",
+                )
+
+
+def verdict_fields(conclusion: Conclusion) -> dict[str, Any]:
+    """How `results.json` says the conclusion."""
+    return {
+        "verdict": conclusion.word,
+        "exit_code": conclusion.exit_code,
+        "reason": conclusion.reason,
+    }
+
+
+def _usable(targets: Sequence[Target]) -> list[str]:
+    return [target.id for target in targets if not target.missing()]
+
+
+def _skipped(steps: Sequence[Step], done: Executed) -> list[dict[str, str]]:
+    """Targets that could not run here, with the reason, once each."""
+    missing = {step.target.id: step.target.missing() for step in steps if step.target}
+    return [
+        {"id": name, "reason": why.reason, "fix": why.fix} for name, why in missing.items() if why
+    ]
+
+
+def _stopped(steps: Sequence[Step], done: Executed) -> Conclusion:
+    if done.failed:
+        return conclude([], done.failed)
+    return Conclusion(
+        "STOPPED", PASSED, f"after {steps[-1].stage.name}, as asked: nothing was judged"
+    )
+
+
+def _json(records: Mapping[str, Any]) -> str:
+    return json.dumps(records, indent=1, sort_keys=True)
+
+
+def default_run_dir(config: Path, store: Path) -> Path:
+    """`<store>/runs/<name of the config>`"""
+    return store / "runs" / config.stem

@@ -1,0 +1,115 @@
+"""The folder of a run: results, journal, evidence and a copy of every artifact that was measured.
+
+results.json       what `docs/results.md` documents
+journal.jsonl      every event, run after run
+plan.json          what each output depended on, for the next plan's reasons
+config.yaml        the config as it was read
+artifacts/<id>/    the measured files themselves
+evidence/<id>/     the raw samples, which `kdpipe gate` judges again
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdpipe.stages.evidence import Evidence
+from kdpipe.targets.digest import digest
+from kdpipe.targets.errors import StageError, UsageError
+
+SCHEMA = "kdpipe.results/1"
+
+
+class RunDir:
+    """Reads and writes one run's folder; every file in it is whole or absent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.journal = folder / "journal.jsonl"
+        self.records = folder / "plan.json"
+        self.results = folder / "results.json"
+
+    def write(self, path: Path, text: str) -> None:
+        """Replace a file in one step."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_text(text, "utf-8")
+        draft.replace(path)
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write `results.json`; NaN and infinity are refused, JSON has neither."""
+        text = json.dumps({"schema": SCHEMA, **results}, indent=2, allow_nan=False)
+        self.write(self.results, text + "\n")
+
+    def read_results(self) -> dict[str, Any]:
+        """The results of the last finished run; UsageError when there are none."""
+        try:
+            results: dict[str, Any] = json.loads(self.results.read_text("utf-8"))
+        except FileNotFoundError:
+            raise UsageError(
+                f"{self.folder} holds no results",
+                fix="give the --run-dir of a finished `kdpipe run`",
+            ) from None
+        except ValueError as error:
+            raise UsageError(
+                f"{self.results} is damaged: {error}", fix="run kdpipe again"
+            ) from None
+        if results.get("schema") != SCHEMA:
+            raise UsageError(
+                f"{self.results} has another format",
+                found=str(results.get("schema")),
+                fix=f"run kdpipe again; this version reads {SCHEMA}",
+            )
+        return results
+
+    def keep(self, artifact: str, file: Path, sha256: str, evidence: Evidence) -> str:
+        """Copy a measured artifact and its samples here; returns the artifact's relative path.
+
+        Raises StageError when the copy is not the file that was measured.
+        """
+        home = self.folder / "artifacts" / artifact
+        _empty(home)
+        copy = home / file.name
+        if file.is_dir():
+            shutil.copytree(file, copy)
+        else:
+            shutil.copyfile(file, copy)
+        if digest(copy) != sha256:
+            raise StageError(
+                f"{artifact}: the stored artifact is not the one that was measured",
+                found=f"sha256 {digest(copy)}, measured {sha256}",
+                fix="run kdpipe again; the damaged entry will be made anew",
+            )
+        samples = self.folder / "evidence" / artifact
+        _empty(samples)
+        evidence.save(samples)
+        return copy.relative_to(self.folder).as_posix()
+
+    def forget(self) -> None:
+        """Remove what an earlier run concluded, so that no stale verdict survives a failure."""
+        self.results.unlink(missing_ok=True)
+        for name in ("artifacts", "evidence"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def evidence(self) -> list[Evidence]:
+        """The raw samples of every artifact, in the order of the results."""
+        names = [artifact["id"] for artifact in self.read_results()["artifacts"]]
+        return [Evidence.load(self.folder / "evidence" / name) for name in names]
+
+    def changed(self) -> list[str]:
+        """Artifacts whose files are not the ones that were measured."""
+        rows = self.read_results()["artifacts"]
+        return [row["id"] for row in rows if self._sha256(row["path"]) != row["sha256"]]
+
+    def _sha256(self, path: str) -> str | None:
+        file = self.folder / path
+        return digest(file) if file.exists() else None
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)

@@ -1,0 +1,152 @@
+"""What a person reads first when a run has ended: networks, artifacts, verdicts; from results.json.
+
+The verdict stands in the first column. Below 80 columns, and in a pipe, each row becomes one
+record of `name=value` words, so that no number is ever cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Results = Mapping[str, Any]
+NARROW = 80
+_HEAD = ("gate", "artifact", "accuracy", "drop (95 %)", "p50 ms", "p95 ms", "speed", "size")
+
+
+def render(results: Results, width: int, table: bool) -> list[str]:
+    """The lines of the summary, none of them wider than `width` where they form a table."""
+    rows = [_cells(row) for row in _networks(results)]
+    rows += [_cells(_artifact(row, results)) for row in results["artifacts"]]
+    rows += [_cells({"gate": "SKIP", "artifact": s["id"]}) for s in results["skipped"]]
+    lines = _table(rows) if table else []
+    if not table or width < max(map(len, lines), default=0):
+        lines = [_record(row) for row in rows]
+    return [*lines, "", *_notes(results), *_judgements(results)]
+
+
+def _networks(results: Results) -> Iterator[dict[str, str]]:
+    teacher, student, control = results["teacher"], results["student"], results["control"]
+    if teacher:
+        yield {"gate": "ref", "artifact": "teacher", "accuracy": _fraction(teacher["accuracy"])}
+    if student and teacher and student != teacher:
+        drop = teacher["accuracy"] - student["accuracy"]
+        yield {
+            "gate": "-",
+            "artifact": "student (PyTorch)",
+            "accuracy": _fraction(student["accuracy"]),
+            "drop (95 %)": f"{drop:+.4f}",
+        }
+    if control and teacher:
+        drop = teacher["accuracy"] - control["accuracy"]
+        yield {
+            "gate": "-",
+            "artifact": "control, no KD",
+            "accuracy": _fraction(control["accuracy"]),
+            "drop (95 %)": f"{drop:+.4f}",
+        }
+
+
+def _artifact(row: Mapping[str, Any], results: Results) -> dict[str, str]:
+    latency, speedup = row["latency_ms"], row["speedup"]
+    return {
+        "gate": _word(row["id"], results),
+        "artifact": row["id"],
+        "accuracy": _fraction(row["accuracy"]),
+        "drop (95 %)": f"{row['drop']['mean']:+.4f} <{_bound(row['drop']['high'])}",
+        "p50 ms": f"{latency['p50']:.3f}" if latency else "-",
+        "p95 ms": f"{latency['p95']:.3f}" if latency else "-",
+        "speed": f"{speedup['ratio']:.1f}x" if speedup else "-",
+        "size": size(row["size_bytes"]),
+    }
+
+
+def _word(artifact: str, results: Results) -> str:
+    """The artifact's worst verdict."""
+    words = [v["verdict"] for v in results["gate"]["rules"] if v["artifact"] == artifact]
+    if "FAIL" in words:
+        return "FAIL"
+    if "UNDECIDED" in words:
+        return "UNDEC"
+    return "pass" if words else "-"
+
+
+def _cells(row: Mapping[str, str]) -> list[str]:
+    return [row.get(column, "-") for column in _HEAD]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Left-aligned words, right-aligned numbers, one space around."""
+    widths = [max(len(row[i]) for row in (_HEAD, *rows)) for i in range(len(_HEAD))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (_HEAD, *rows)
+    ]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _record(row: Sequence[str]) -> str:
+    named = zip(_HEAD[2:], row[2:], strict=True)
+    values = [
+        f"{name.split()[0]}={value.replace(' ', '')}" for name, value in named if value != "-"
+    ]
+    return " ".join([row[0], row[1].replace(" ", "-"), *values])
+
+
+def _notes(results: Results) -> Iterator[str]:
+    """What the table has no room for: sizes of the networks, the gain, what the numbers rest on."""
+    teacher, student, control = results["teacher"], results["student"], results["control"]
+    if teacher and student and teacher["parameters"] and student["parameters"]:
+        share = student["parameters"] / teacher["parameters"]
+        yield (
+            f"student  {student['parameters']:,} parameters, {share:.0%} of the teacher's "
+            f"{teacher['parameters']:,}"
+        )
+    if control:
+        yield f"gain     {_gain(control['gain'])} against the control without distillation"
+    for row in results["artifacts"][:1]:
+        latency = row["latency_ms"]
+        measured = (
+            f"; latency: {latency['processes']} fresh processes, {latency['iterations']} iterations"
+            if latency
+            else ""
+        )
+        yield f"samples  {row['samples']} eval samples{measured}"
+    yield ""
+
+
+def _gain(gain: Mapping[str, Any]) -> str:
+    pairs = f"{gain['pairs']} seed{'s' if gain['pairs'] > 1 else ''}"
+    if gain["low"] is None:
+        return f"{gain['mean']:+.4f} ({pairs}; no interval from one)"
+    return f"{gain['mean']:+.4f} (90 % interval {gain['low']:+.4f} to {gain['high']:+.4f}, {pairs})"
+
+
+def _judgements(results: Results) -> Iterator[str]:
+    """One sentence per rule, failures first; then what was skipped or broke."""
+    order = ("FAIL", "UNDECIDED", "PASS")
+    for verdict in sorted(results["gate"]["rules"], key=lambda v: order.index(v["verdict"])):
+        word = {"PASS": "pass", "UNDECIDED": "UNDEC"}.get(verdict["verdict"], verdict["verdict"])
+        yield f"{word:<5}  {verdict['artifact']}: {verdict['reason']}"
+    for skipped in results["skipped"]:
+        yield f"SKIP   {skipped['id']}: {skipped['reason']}; {skipped['fix']}"
+    for failed in results["failed"]:
+        yield f"ERROR  {failed['step']}: {failed['error']}"
+
+
+def _fraction(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _bound(value: float | None) -> str:
+    return "?" if value is None else f"{value:+.4f}"
+
+
+def size(count: float) -> str:
+    """Bytes for people. Example: 44_100 -> 43.1 KiB"""
+    if count < 1024:
+        return f"{count:.0f} B"
+    return f"{count / 1024:.1f} KiB" if count < 1024**2 else f"{count / 1024**2:.1f} MiB"

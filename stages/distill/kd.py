@@ -1,0 +1,39 @@
+"""KD: match the softened class probabilities of the teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat
+
+from kdpipe.stages.distill.method import Batch, Method, Views
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class KD(Method):
+    """`T^2 KL(softmax(z_t / T) || softmax(z_s / T))`: summed over classes, mean over the batch.
+
+    Logits are (B, C), or (B, C, ...) for dense outputs, where the mean is over every position
+    too. `T^2` keeps the size of the gradient independent of the temperature. Zero when both
+    networks agree. Defaults: T = 4, the setting of most CIFAR reproductions; the supervised loss
+    keeps its own weight (`distill.supervised`).
+    """
+
+    summary: ClassVar[str] = "match softened class probabilities"
+    paper: ClassVar[str] = "Hinton, Vinyals, Dean 2015, arXiv:1503.02531"
+
+    kind: Literal["kd"] = "kd"
+    temperature: PositiveFloat = Field(4.0, description="softens both distributions")
+
+    def loss(self, student: Views, teacher: Views, batch: Batch, state: Any) -> Tensor:
+        """The formula of the class docstring, on one view of each network."""
+        from torch.nn import functional as F
+
+        (z_s,), (z_t,) = student, teacher
+        T = self.temperature
+        log_p_s = F.log_softmax(z_s.float() / T, dim=1)
+        log_p_t = F.log_softmax(z_t.float() / T, dim=1)
+        kl = F.kl_div(log_p_s, log_p_t, reduction="none", log_target=True).sum(dim=1)
+        return T * T * kl.mean()

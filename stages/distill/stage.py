@@ -1,0 +1,125 @@
+"""The distill stage: train the student from the teacher, and its twin without, seed by seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+
+from kdpipe.stages.base import Artifact, Stage, Work
+from kdpipe.stages.choice import choice
+from kdpipe.stages.dataset import Dataset
+from kdpipe.stages.distill import METHODS
+from kdpipe.stages.distill.kd import KD
+from kdpipe.stages.distill.method import Method
+from kdpipe.stages.models.source import Blueprint
+from kdpipe.stages.network import Network, save_network
+from kdpipe.stages.recipe import Recipe
+from kdpipe.stages.student import Architecture
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdpipe.stages.tasks import Outcome
+
+    AnyMethod = Method
+else:
+    AnyMethod = choice(METHODS, "kind")
+
+
+class Control(BaseModel):
+    """The student's twin without distillation, so that a gain is measured and not assumed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seeds: PositiveInt = Field(
+        1, description="pairs: as many students, each with and without distillation"
+    )
+
+
+class Distilled(Network):
+    """The output of the distill stage: the student that ships, and what the pairs scored."""
+
+    @cached_property
+    def pairs(self) -> list[dict[str, float]]:
+        """[{"seed", "distilled", "control"}]: the headline metric of both, seed by seed."""
+        pairs: list[dict[str, float]] = json.loads((self.folder / "pairs.json").read_text("utf-8"))
+        return pairs
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What distillation reads."""
+
+    data: Dataset
+    teacher: Network
+    student: Architecture
+
+
+class Distill(Recipe, Stage):
+    """Train the student to imitate the teacher, beside a control without the teacher."""
+
+    name: ClassVar[str] = "distill"
+    packages: ClassVar[tuple[str, ...]] = ("torch", "numpy")
+    Inputs: ClassVar[type] = Inputs
+    Output: ClassVar[type[Artifact]] = Distilled
+
+    methods: tuple[AnyMethod, ...] = Field((KD(),), description="see `kdpipe methods`")
+    supervised: NonNegativeFloat = Field(1.0, description="weight of the loss against the labels")
+    control: Control | None = Field(Control(), description="null trains no control")
+
+    def run(self, inputs: Inputs, work: Work) -> None:
+        """Train a pair per seed; the first distilled student is the one that ships."""
+        seeds = range(self.seed, self.seed + (self.control.seeds if self.control else 1))
+        pairs: list[dict[str, float]] = []
+        for seed in seeds:
+            pair: dict[str, float] = {"seed": seed}
+            network = self._train(inputs, work, seed, "distilled")
+            outcome = self._keep(network, inputs, work, seed == self.seed)
+            pair["distilled"] = outcome.mean
+            if self.control:
+                twin = self._train(inputs, work, seed, "control")
+                pair["control"] = _judge(twin, inputs.data).mean
+            pairs.append(pair)
+            work.observer.fact("pair", **pair)
+        (work.out / "pairs.json").write_text(json.dumps(pairs, indent=1))
+
+    def _train(self, inputs: Inputs, work: Work, seed: int, role: str) -> nn.Module:
+        """A student trained with the teacher (`distilled`) or without it (`control`)."""
+        import torch
+
+        from kdpipe.stages.distill.graph import Edge, Node, Scheme, Supervised
+        from kdpipe.stages.training import Device, Loader, fit
+
+        torch.manual_seed(seed)
+        blueprint, data = inputs.student.blueprint, inputs.data
+        network = blueprint.build()
+        loader = Loader(data, self.batch_size, seed, Device.pick(self.amp))
+        loss = Supervised(
+            task=data.task, label_smoothing=self.label_smoothing, weight=self.supervised or 1.0
+        )
+        nodes = {"student": Node(network, blueprint.taps)}
+        edges = [Edge("student", loss)] if self.supervised or role == "control" else []
+        if role == "distilled":
+            teacher = inputs.teacher
+            nodes["teacher"] = Node(teacher.load(), teacher.blueprint.taps, mode="frozen")
+            edges += [Edge("student", method, of=("teacher",)) for method in self.methods]
+        scheme = Scheme(nodes, edges, loader.sample())
+        checkpoint = work.scratch / f"{role}-{seed}.pt"
+        fit(scheme, loader, self, checkpoint, work.observer)
+        return network.cpu()
+
+    def _keep(self, network: nn.Module, inputs: Inputs, work: Work, ships: bool) -> Outcome:
+        if ships:
+            return save_network(work.out, network, inputs.student.blueprint, inputs.data)
+        return _judge(network, inputs.data)
+
+
+def _judge(network: nn.Module, data: Dataset) -> Outcome:
+    from kdpipe.stages.evaluate import evaluate, network_forward
+
+    return evaluate(network_forward(network), data.eval, data.task)

@@ -1,0 +1,63 @@
+"""Judging a model on a split, the same way whether it is a network, an ONNX file or an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdpipe.stages.dataset import Split
+from kdpipe.stages.tasks import Outcome, Task
+from kdpipe.targets.base import Session
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Model inputs (n, C, H, W) -> outputs (n, ...)."""
+
+
+def evaluate(forward: Forward, split: Split, task: Task, batch: int = 256) -> Outcome:
+    """Run `forward` over the whole split in order; only one batch is in memory at a time."""
+    parts = [task.outcome(forward(x), y) for x, y in split.batches(batch)]
+    return Outcome(
+        np.concatenate([part.score for part in parts]),
+        np.concatenate([part.prediction for part in parts]),
+    )
+
+
+def network_forward(network: nn.Module) -> Forward:
+    """A PyTorch network in eval mode, fp32 (no autocast), where its parameters are."""
+    import torch
+
+    network.eval()
+    first = next(network.parameters(), None)
+    device = first.device if first is not None else torch.device("cpu")
+
+    def forward(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            tensor = torch.from_numpy(x).to(device, memory_format=torch.channels_last)
+            output: NDArray[np.float32] = network(tensor).float().cpu().numpy()
+        return output
+
+    return forward
+
+
+def session_forward(session: Session) -> Forward:
+    """An artifact in its runtime; a fixed batch is fed in pieces, the last one padded."""
+
+    def forward(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        size = session.batch or len(x)
+        pieces = [_run(session, x[start : start + size], size) for start in range(0, len(x), size)]
+        return np.concatenate(pieces)
+
+    return forward
+
+
+def _run(session: Session, x: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    padding = size - len(x) if session.batch else 0
+    fed = np.concatenate([x, np.repeat(x[-1:], padding, axis=0)]) if padding else x
+    outputs = session.run({session.inputs[0].name: np.ascontiguousarray(fed)})
+    return np.asarray(outputs[session.outputs[0].name], dtype=np.float32)[: len(x)]

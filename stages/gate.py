@@ -1,0 +1,249 @@
+"""Judging: rules (`rules.py`) over raw evidence (`evidence.py`), by what statistics can prove.
+
+For each limit and artifact: find the measurement with its bounds, then let `verdict.py` say PASS,
+FAIL or UNDECIDED. A metric that is missing, not a number or not finite never passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdpipe.stages import statistics
+from kdpipe.stages.evidence import Evidence, Timing
+from kdpipe.stages.rules import METRICS, PERCENTILES, SCORE, SCORES, Rule, Unit
+from kdpipe.stages.verdict import Measure, decide, not_measured
+from kdpipe.stages.verdict import Verdict as Verdict
+from kdpipe.stages.verdict import overall as overall
+from kdpipe.targets.errors import listing
+
+PROCESSES = 10
+"""Asked for when a single process was timed and its spread is therefore unknown."""
+
+
+class NotMeasuredError(Exception):
+    """There is no usable measurement of what a rule asks for; says why, in a few words."""
+
+
+def judge(rules: Sequence[Rule], evidence: Sequence[Evidence]) -> list[Verdict]:
+    """One verdict per limit of each rule and artifact, in that order.
+
+    A rule whose target matches nothing gets a FAIL of its own. A speedup over fp32 says nothing
+    about artifacts that are fp32 themselves; they get no verdict unless the rule names them.
+    """
+    parts = [part for rule in rules for part in rule.parts()]
+    return [verdict for part in parts for verdict in _judge_part(part, evidence)]
+
+
+def _judge_part(rule: Rule, evidence: Sequence[Evidence]) -> list[Verdict]:
+    named = [e for e in evidence if rule.target in (None, e.artifact, e.target)]
+    if not named:
+        there = listing([e.artifact for e in evidence]) or "none"
+        what = f"'{rule.target}' matches no artifact" if rule.target else "there is no artifact"
+        return [_unmeasured(rule, rule.target or "", rule.metric, f"{what} (there are: {there})")]
+    judged = [e for e in named if not _is_own_twin(rule, e)]
+    if not judged and rule.target:
+        why = f"{rule.target} is fp32 itself, so it has no fp32 twin to be faster than"
+        return [_unmeasured(rule, rule.target, rule.metric, why)]
+    return [_judge_one(rule, e) for e in judged]
+
+
+def _judge_one(rule: Rule, evidence: Evidence) -> Verdict:
+    metric = evidence.metric if rule.metric == SCORE else rule.metric
+    try:
+        measure = MEASURES[rule.metric](rule, evidence)
+    except NotMeasuredError as missing:
+        return _unmeasured(rule, evidence.artifact, metric, str(missing))
+    return decide(rule, evidence.artifact, metric, measure)
+
+
+def _is_own_twin(rule: Rule, evidence: Evidence) -> bool:
+    return rule.against == "fp32" and evidence.precision == "fp32"
+
+
+def _unmeasured(rule: Rule, artifact: str, metric: str, why: str) -> Verdict:
+    unit = "%" if rule.percent_max_degradation is not None else METRICS[rule.metric].unit
+    return not_measured(rule, artifact, metric, unit, why)
+
+
+# --- scores -------------------------------------------------------------------------------------
+
+
+def _score(rule: Rule, evidence: Evidence) -> Measure:
+    """The headline metric itself (`min`), or its loss against the teacher (`max-degradation`)."""
+    if rule.metric not in (SCORE, evidence.metric):
+        raise NotMeasuredError(f"this run measures {evidence.metric}")
+    score = _scores(evidence.score, "of the artifact")
+    if rule.min is not None:
+        return _mean(evidence.metric, score, rule.min, rule.confidence)
+    teacher = _scores(evidence.teacher_score, "of the teacher")
+    if teacher.shape != score.shape:
+        found = f"{score.size} scores, but {teacher.size} of the teacher"
+        raise NotMeasuredError(f"{found}, so they are not pairs")
+    return _drop(rule, evidence.metric, teacher, score)
+
+
+def _drop(
+    rule: Rule, metric: str, teacher: NDArray[np.float32], score: NDArray[np.float32]
+) -> Measure:
+    """Loss against the teacher; in percent, its score on these very samples counts as 100 %."""
+    ((name, limit),) = rule.limits.items()
+    percent = name == "percent-max-degradation"
+    whole = float(teacher.mean(dtype=np.float64))
+    if percent and whole == 0:
+        raise NotMeasuredError("the teacher scores 0, which has no percentage")
+    scale = 100 / whole if percent else 1.0
+    drop = statistics.paired_drop(teacher, score, rule.confidence)
+    margin = limit / scale
+    needed = statistics.samples_to_decide(drop.drop, drop.discordance, margin, rule.confidence)
+    if needed is None:
+        spread = drop.discordance - drop.drop**2
+        needed = statistics.samples_to_separate(drop.drop - margin, spread, rule.confidence)
+    return Measure(
+        what=f"{metric} drop against the teacher",
+        unit="%" if percent else "fraction",
+        point=drop.drop * scale,
+        low=drop.low * scale,
+        high=drop.high * scale,
+        n=drop.n,
+        counted="samples",
+        needed=_more_than(drop.n, needed),
+    )
+
+
+def _agreement(rule: Rule, evidence: Evidence) -> Measure:
+    scores = _scores(evidence.agreement, "of agreement")
+    return _mean("agreement with the teacher", scores, _limit(rule), rule.confidence)
+
+
+def _mean(what: str, scores: NDArray[np.float32], least: float, confidence: float) -> Measure:
+    mean = statistics.mean_score(scores, confidence)
+    needed = statistics.samples_to_separate(mean.point - least, mean.variance, confidence)
+    if needed is not None and mean.point > least:
+        needed = max(needed, statistics.needed_samples(least, confidence))
+    return _bounded(what, "fraction", mean, "samples", needed)
+
+
+def _scores(scores: NDArray[np.float32], whose: str) -> NDArray[np.float32]:
+    if not scores.size:
+        raise NotMeasuredError(f"there are no scores {whose}")
+    bad = int((~((scores >= 0) & (scores <= 1))).sum())
+    if bad:
+        raise NotMeasuredError(f"{bad} of {scores.size} scores {whose} are not from 0 to 1")
+    return scores
+
+
+# --- latencies ----------------------------------------------------------------------------------
+
+
+def _mean_latency(rule: Rule, evidence: Evidence) -> Measure:
+    timing = _timing(evidence, "artifact")
+    interval = statistics.mean_latency(timing.processes, rule.confidence)
+    return _latency(rule, "mean latency", "ms", interval)
+
+
+def _percentile(rule: Rule, evidence: Evidence) -> Measure:
+    timing = _timing(evidence, "artifact")
+    percentile, iterations = PERCENTILES[rule.metric], timing.pooled.size
+    interval = statistics.latency_percentile(timing.processes, percentile, rule.confidence)
+    what = f"p{100 * percentile:g} latency"
+    needed = statistics.needed_samples(percentile, rule.confidence)
+    if iterations < needed:
+        low, high = -math.inf, math.inf
+        return Measure(what, "ms", interval.point, low, high, iterations, "iterations", needed)
+    return _latency(rule, what, "ms", interval)
+
+
+def _speedup(rule: Rule, evidence: Evidence) -> Measure:
+    reference = _timing(evidence, rule.against).processes
+    artifact = _timing(evidence, "artifact").processes
+    interval = statistics.latency_ratio(reference, artifact, rule.confidence)
+    whose = "the teacher" if rule.against == "teacher" else "its fp32 twin"
+    return _latency(rule, f"speedup over {whose}", "x", interval)
+
+
+def _latency(rule: Rule, what: str, unit: Unit, interval: statistics.Interval) -> Measure:
+    """A latency or ratio of processes; their number is planned on the logarithm."""
+    gap = math.log(interval.point) - math.log(_limit(rule))
+    needed: int | None = PROCESSES
+    if interval.n > 1:
+        needed = statistics.samples_to_separate(gap, interval.variance, rule.confidence)
+    return _bounded(what, unit, interval, "processes", needed)
+
+
+def _timing(evidence: Evidence, role: str) -> Timing:
+    timing = evidence.latency.get(role)
+    if timing is None or not timing.processes:
+        raise NotMeasuredError(f"the {role} was not timed")
+    for samples in timing.processes:
+        if not samples.size or not (np.isfinite(samples) & (samples > 0)).all():
+            raise NotMeasuredError(f"latencies of the {role} are missing, infinite or not above 0")
+    return timing
+
+
+# --- single numbers -----------------------------------------------------------------------------
+
+
+def _exact(rule: Rule, evidence: Evidence) -> Measure:
+    value = _value(evidence, rule.metric)
+    what = rule.metric.removesuffix("_bytes").replace("_", " ")
+    return Measure(what, METRICS[rule.metric].unit, value, value, value, 1)
+
+
+def _memory(rule: Rule, evidence: Evidence) -> Measure:
+    value = _value(evidence, rule.metric)
+    return Measure("memory", "bytes", value, value, value, 1, "measurements")
+
+
+def _compression(rule: Rule, evidence: Evidence) -> Measure:
+    """How many times smaller than the teacher's file in the same runtime."""
+    size, teacher = _value(evidence, "size_bytes"), _value(evidence, "teacher_size_bytes")
+    if size <= 0:
+        raise NotMeasuredError("the artifact has no bytes")
+    ratio = teacher / size
+    return Measure("compression over the teacher", "x", ratio, ratio, ratio, 1)
+
+
+def _value(evidence: Evidence, name: str) -> float:
+    value = evidence.values.get(name)
+    if value is None:
+        raise NotMeasuredError(f"{name} is absent")
+    if not math.isfinite(value) or value < 0:
+        raise NotMeasuredError(f"{name} is {value}")
+    return float(value)
+
+
+def _limit(rule: Rule) -> float:
+    (limit,) = rule.limits.values()
+    return limit
+
+
+def _bounded(
+    what: str, unit: Unit, interval: statistics.Interval, counted: str, needed: int | None
+) -> Measure:
+    more = _more_than(interval.n, needed)
+    point, low, high = interval.point, interval.low, interval.high
+    return Measure(what, unit, point, low, high, interval.n, counted, more)
+
+
+def _more_than(n: int, needed: int | None) -> int | None:
+    """A plan never asks for less than there is: what is there has just not decided."""
+    return None if needed is None else max(needed, n + 1)
+
+
+MEASURES: Mapping[str, Callable[[Rule, Evidence], Measure]] = {
+    **dict.fromkeys(SCORES, _score),
+    "agreement": _agreement,
+    "speedup": _speedup,
+    "latency_mean_ms": _mean_latency,
+    **dict.fromkeys(PERCENTILES, _percentile),
+    "size_bytes": _exact,
+    "memory_bytes": _memory,
+    "parameters": _exact,
+    "compression": _compression,
+    "int8_fraction": _exact,
+}
+"""How each metric of METRICS is measured."""

@@ -1,0 +1,45 @@
+"""The `model:` and `arguments:` of a config; `blueprint.py` is what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from kdpipe.stages.models.blueprint import Blueprint as Blueprint
+from kdpipe.stages.models.blueprint import check_arguments, digest
+from kdpipe.stages.models.family import Argument
+from kdpipe.stages.models.reference import ModelReference
+from kdpipe.targets.errors import UsageError
+
+
+class ModelSettings(BaseModel):
+    """The fields by which teacher and student name a model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelReference
+    arguments: dict[str, Argument] = Field({}, description="what the model is called with")
+
+    @field_validator("arguments")
+    @classmethod
+    def _known(cls, given: dict[str, Argument], info: ValidationInfo) -> dict[str, Argument]:
+        reference = info.data.get("model")
+        if reference is None:  # its own problem is reported already
+            return given
+        try:
+            check_arguments(reference, given)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return given
+
+    def files(self) -> Mapping[str, Path]:
+        """The user's files behind the model: {"model.file": path, "model.data.0": path}."""
+        return {f"model.{name}": path for name, path in self.model.files.items()}
+
+    def blueprint(self, shape: tuple[int, int, int], classes: int) -> Blueprint:
+        """The model for inputs of `shape` (C, H, W) and `classes` outputs."""
+        sha256 = digest(self.model)
+        arguments = check_arguments(self.model, self.arguments)
+        return Blueprint(str(self.model), arguments, shape, classes, sha256)

@@ -1,0 +1,79 @@
+"""A trained network in the store: blueprint, weights, what it did on the eval split, its size."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdpipe.stages.base import Artifact
+from kdpipe.stages.models.source import Blueprint
+from kdpipe.stages.tasks import Outcome
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdpipe.stages.dataset import Dataset
+
+WEIGHTS = "weights.safetensors"
+
+
+class Network(Artifact):
+    """The output of the teacher stage, and of every stage that trains a network."""
+
+    @cached_property
+    def blueprint(self) -> Blueprint:
+        """How to build the network."""
+        return Blueprint.load(self.folder)
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """What the network did on each eval sample, in PyTorch, in fp32."""
+        return Outcome.load(self.folder / "outcome.npz")
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """`parameters`, `macs` (None for a black box), and how it was trained."""
+        facts: dict[str, Any] = json.loads((self.folder / "facts.json").read_text("utf-8"))
+        return facts
+
+    @property
+    def onnx(self) -> Path | None:
+        """The user's ONNX file, where the network is a black box."""
+        return self.blueprint.onnx
+
+    def load(self) -> nn.Module:
+        """The network with its weights, in eval mode."""
+        return load_weights(self.blueprint, self.folder / WEIGHTS)
+
+
+def load_weights(blueprint: Blueprint, weights: Path) -> nn.Module:
+    """Build a network and give it stored weights; a black box brings its own."""
+    from kdpipe.stages.models import weights as files
+
+    network = blueprint.build()
+    if weights.exists():
+        files.load(network, weights)
+    return network.eval()
+
+
+def save_network(
+    folder: Path, network: nn.Module, blueprint: Blueprint, data: Dataset, **facts: Any
+) -> Outcome:
+    """Judge `network` on the eval split and write all that `Network` reads; returns the outcome."""
+    from kdpipe.stages.evaluate import evaluate, network_forward
+    from kdpipe.stages.models import size, weights
+
+    network.eval()
+    outcome = evaluate(network_forward(network), data.eval, data.task)
+    outcome.save(folder / "outcome.npz")
+    blueprint.save(folder)
+    if any(True for _ in network.parameters()):
+        weights.save(network, folder / WEIGHTS)
+    facts |= {
+        "parameters": size.parameters(network),
+        "macs": size.macs(network, blueprint.shape),
+    }
+    (folder / "facts.json").write_text(json.dumps(facts, indent=1))
+    return outcome

@@ -1,0 +1,209 @@
+"""What a finished chain has to say: the networks, the waterfall, and one row per artifact.
+
+Everything here is derived from stored artifacts; nothing is measured or decided.
+`docs/results.md` documents the result as it stands in `results.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdpipe.stages import statistics
+from kdpipe.stages.base import Artifact
+from kdpipe.stages.benchmark import Measured
+from kdpipe.stages.compile import Compiled
+from kdpipe.stages.dataset import Dataset
+from kdpipe.stages.distill.stage import Distilled
+from kdpipe.stages.evidence import Evidence
+from kdpipe.stages.export import Exported
+from kdpipe.stages.network import Network
+from kdpipe.stages.quantize.stage import Quantized
+from kdpipe.stages.tasks import Outcome
+
+CONFIDENCE = 0.95
+"""One-sided confidence of every bound that is shown without a rule of its own."""
+PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+
+Outputs = Mapping[str, Artifact]
+"""Outputs of steps by step id, as far as they exist."""
+
+
+def collect(outputs: Outputs) -> dict[str, Any]:
+    """Everything in `results.json` that stages know; absent outputs leave None or an empty list."""
+    data, teacher = outputs.get("data"), outputs.get("teacher")
+    assert data is None or isinstance(data, Dataset)
+    student = _student(outputs)
+    return {
+        "task": data.task.kind if data else None,
+        "metric": data.task.metric if data else None,
+        "data": _data(data) if data else None,
+        "teacher": _network(teacher) if isinstance(teacher, Network) else None,
+        "student": _network(student) if student else None,
+        "control": _control(outputs.get("distill")),
+        "waterfall": _waterfall(outputs),
+        "parity": _parity(outputs.get("export")),
+        "artifacts": [_row(measured) for measured in measurements(outputs).values()],
+    }
+
+
+def measurements(outputs: Outputs) -> dict[str, Measured]:
+    """The measured artifacts, by artifact id."""
+    found = [output for output in outputs.values() if isinstance(output, Measured)]
+    return {measured.evidence.artifact: measured for measured in found}
+
+
+def files(outputs: Outputs) -> dict[str, Path]:
+    """Where the compiled artifacts lie in the store, by artifact id."""
+    compiled = [output for output in outputs.values() if isinstance(output, Compiled)]
+    return {output.id: output.path("artifact") for output in compiled}
+
+
+def _student(outputs: Outputs) -> Network | None:
+    """The network that ships: the distilled one, or the teacher where nothing is distilled."""
+    network = outputs.get("distill") or ("student" not in outputs and outputs.get("teacher"))
+    return network if isinstance(network, Network) else None
+
+
+def _data(data: Dataset) -> dict[str, Any]:
+    return {
+        "source": data.source,
+        "classes": len(data.classes),
+        "shape": list(data.shape),
+        "train": len(data.train),
+        "eval": len(data.eval),
+        "calibration": len(data.calibration),
+    }
+
+
+def _network(network: Network) -> dict[str, Any]:
+    return {
+        "model": network.blueprint.model,
+        "arguments": dict(network.blueprint.arguments),
+        "parameters": network.facts["parameters"],
+        "macs": network.facts["macs"],
+        **_score(network.outcome),
+    }
+
+
+def _score(outcome: Outcome) -> dict[str, Any]:
+    """The headline metric with its bounds and the number of samples."""
+    interval = statistics.mean_score(outcome.score, CONFIDENCE)
+    return {"accuracy": interval.point, **_bounds(interval), "samples": interval.n}
+
+
+def _bounds(interval: statistics.Interval | statistics.Drop) -> dict[str, float | None]:
+    """JSON knows no infinity: a bound that does not exist is null."""
+    low, high = (float(b) if np.isfinite(b) else None for b in (interval.low, interval.high))
+    return {"low": low, "high": high}
+
+
+def _control(distilled: Artifact | None) -> dict[str, Any] | None:
+    """What the student's twins without distillation scored, and the mean gain over the seeds."""
+    if not isinstance(distilled, Distilled) or "control" not in distilled.pairs[0]:
+        return None
+    pairs = distilled.pairs
+    gains = np.array([pair["distilled"] - pair["control"] for pair in pairs])
+    gain: dict[str, Any] = {"mean": float(gains.mean()), "low": None, "high": None}
+    if len(gains) > 1:
+        reach = statistics.mean_reach(gains, CONFIDENCE)
+        gain |= {"low": float(gains.mean() - reach), "high": float(gains.mean() + reach)}
+    return {
+        "seeds": [int(pair["seed"]) for pair in pairs],
+        "accuracy": float(np.mean([pair["control"] for pair in pairs])),
+        "accuracies": [pair["control"] for pair in pairs],
+        "distilled": [pair["distilled"] for pair in pairs],
+        "gain": {**gain, "pairs": len(pairs)},
+    }
+
+
+def _waterfall(outputs: Outputs) -> list[dict[str, Any]]:
+    """The metric at every hop, and how much each hop loses against the teacher."""
+    hops = dict(_hops(outputs))
+    teacher = hops.get("teacher")
+    if teacher is None:
+        return []
+    drops = {
+        hop: statistics.paired_drop(teacher.score, outcome.score, CONFIDENCE)
+        for hop, outcome in hops.items()
+    }
+    return [
+        {
+            "hop": hop,
+            "accuracy": outcome.mean,
+            "samples": len(outcome.score),
+            "drop": {"mean": drops[hop].drop, **_bounds(drops[hop])},
+        }
+        for hop, outcome in hops.items()
+    ]
+
+
+def _hops(outputs: Outputs) -> list[tuple[str, Outcome]]:
+    hops: list[tuple[str, Outcome]] = []
+    for step in ("teacher", "distill", "quantize"):
+        output = outputs.get(step)
+        if isinstance(output, Network | Quantized):
+            hops.append(
+                ({"distill": "student", "quantize": "quantized"}.get(step, step), output.outcome)
+            )
+    exported = outputs.get("export")
+    if isinstance(exported, Exported):
+        hops += [(f"onnx {precision}", outcome) for precision, outcome in exported.outcomes.items()]
+    for name, measured in measurements(outputs).items():
+        score = measured.evidence.score
+        hops.append((name, Outcome(score, score)))
+    return hops
+
+
+def _parity(exported: Artifact | None) -> dict[str, Any]:
+    return exported.parity if isinstance(exported, Exported) else {}
+
+
+def _row(measured: Measured) -> dict[str, Any]:
+    """One artifact: what it is, how right, how fast, how large."""
+    evidence, artifact = measured.evidence, measured.meta["artifact"]
+    drop = statistics.paired_drop(evidence.teacher_score, evidence.score, CONFIDENCE)
+    return {
+        "id": evidence.artifact,
+        "target": evidence.target,
+        "precision": evidence.precision,
+        "path": artifact["path"],
+        "sha256": artifact["sha256"],
+        "size_bytes": artifact["size_bytes"],
+        **_score(Outcome(evidence.score, evidence.score)),
+        "drop": {"mean": drop.drop, **_bounds(drop), "discordance": drop.discordance},
+        "agreement": float(evidence.agreement.mean()),
+        "latency_ms": _latency(evidence, "artifact"),
+        "teacher_latency_ms": _latency(evidence, "teacher"),
+        "speedup": _speedup(evidence, "teacher"),
+        "speedup_fp32": _speedup(evidence, "fp32"),
+        "start_ms": measured.meta["start"]["artifact"],
+        "memory_bytes": evidence.values.get("memory_bytes"),
+        "memory_peak_bytes": evidence.values.get("memory_peak_bytes"),
+        "int8_fraction": artifact["int8_fraction"],
+        "kernels": artifact["kernels"],
+        "float_kernels": list(artifact["float_kernels"]),
+    }
+
+
+def _latency(evidence: Evidence, role: str) -> dict[str, Any] | None:
+    """Percentiles over all iterations, with how many there are in how many processes."""
+    timing = evidence.latency.get(role)
+    if timing is None:
+        return None
+    mean = statistics.mean_latency(timing.processes, CONFIDENCE)
+    percentiles = {name: float(np.quantile(timing.pooled, q)) for name, q in PERCENTILES.items()}
+    counts = {"iterations": len(timing.pooled), "processes": len(timing.processes)}
+    return {**percentiles, "mean": mean.point, **_bounds(mean), **counts}
+
+
+def _speedup(evidence: Evidence, role: str) -> dict[str, Any] | None:
+    """How many times faster than `role` in the same runtime, interleaved."""
+    if role not in evidence.latency:
+        return None
+    reference, artifact = evidence.latency[role], evidence.latency["artifact"]
+    ratio = statistics.latency_ratio(reference.processes, artifact.processes, CONFIDENCE)
+    return {"ratio": ratio.point, **_bounds(ratio), "processes": ratio.n}

@@ -1,0 +1,87 @@
+"""Images that lie one after another in a stream of bytes: what digits, IDX and .npz have in common.
+
+Unlike `listed.py`, all images have one size and cannot be read alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdpipe.stages.pixels import CHUNK_BYTES, Form
+from kdpipe.stages.sources.base import Chunk, Faults, Survey
+from kdpipe.targets.errors import DataError
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class ArrayFrames:
+    """Images of `shape` (N, h, w, c), from `blocks`, which starts the stream anew on each call."""
+
+    shape: tuple[int, int, int, int]
+    blocks: Callable[[], Iterator[NDArray[np.uint8]]]
+    first: str
+    root: Path | None = None
+
+    def survey(self, rows: NDArray[np.int64]) -> Survey:
+        """The one size that all images have; 4 channels are RGB with transparency."""
+        _, height, width, channels = self.shape
+        return Survey({(height, width): self.first}, 1 if channels == 1 else 3)
+
+    def chunks(self, rows: NDArray[np.int64], form: Form, faults: Faults) -> Iterator[Chunk]:
+        """The images at ascending `rows`. The stream is read, and so checked, to its end."""
+        start = 0
+        for block in self.blocks():
+            low, high = np.searchsorted(rows, (start, start + len(block)))
+            for at in range(low, high, form.rows_per_chunk):
+                wanted = rows[at : min(at + form.rows_per_chunk, high)] - start
+                yield Chunk(form.fit_frames(block[wanted]))
+            start += len(block)
+
+
+def read_blocks(
+    stream: BinaryIO, shape: tuple[int, int, int, int], name: str
+) -> Iterator[NDArray[np.uint8]]:
+    """Cut `stream` into arrays (n, h, w, c) of about CHUNK_BYTES.
+
+    Raises DataError when the stream is shorter or longer than `shape` (N, h, w, c) says.
+    """
+    count, *frame = shape
+    size = int(np.prod(frame))
+    step = max(1, CHUNK_BYTES // size)
+    for start in range(0, count, step):
+        wanted = min(step, count - start)
+        data = read_exactly(stream, wanted * size)
+        if len(data) < wanted * size:
+            ends = start + len(data) // size
+            raise DataError(
+                f"{name} is cut off",
+                found=f"{ends} whole image(s), its header declares {count}",
+                fix="get the file again",
+            )
+        yield np.frombuffer(data, np.uint8).reshape(wanted, *frame)
+    refuse_more(stream, name, f"{count} images")
+
+
+def read_exactly(stream: BinaryIO, count: int) -> bytes:
+    """Up to `count` bytes, fewer only at the end; a false header cannot make it reserve memory."""
+    data = bytearray()
+    while len(data) < count and (piece := stream.read(min(_PIECE, count - len(data)))):
+        data += piece
+    return bytes(data)
+
+
+def refuse_more(stream: BinaryIO, name: str, declared: str) -> None:
+    """Raise DataError when anything follows what the header declared."""
+    if stream.read(1):
+        raise DataError(
+            f"{name} is longer than it says",
+            found=f"more bytes after the {declared} that its header declares",
+            fix="get the file again",
+        )

@@ -1,0 +1,92 @@
+"""The student stage: which network is to ship; it decides the architecture and trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kdpipe.stages.base import Artifact, Stage, Work
+from kdpipe.stages.dataset import Dataset
+from kdpipe.stages.models.source import Blueprint, ModelSettings
+from kdpipe.stages.models.family import Argument
+from kdpipe.stages.models.reference import ModelReference
+from kdpipe.stages.network import Network
+from kdpipe.targets.errors import UsageError
+
+
+class Shrink(BaseModel):
+    """A smaller sibling of the teacher: shares of its blocks and of its channels that remain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    depth: float = Field(1.0, gt=0, le=1, description="share of the blocks of each stage")
+    width: float = Field(1.0, gt=0, le=1, description="share of the channels")
+
+
+class Architecture(Artifact):
+    """The output of the student stage."""
+
+    @cached_property
+    def blueprint(self) -> Blueprint:
+        """How to build the student."""
+        return Blueprint.load(self.folder)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What choosing a student reads."""
+
+    data: Dataset
+    teacher: Network
+
+
+class Student(Stage):
+    """The network that ships: a named model, or the teacher made smaller."""
+
+    name: ClassVar[str] = "student"
+    Inputs: ClassVar[type] = Inputs
+    Output: ClassVar[type[Artifact]] = Architecture
+
+    model: ModelReference | None = Field(None, description="as for the teacher")
+    arguments: dict[str, Argument] = Field({}, description="what the model is called with")
+    shrink: Shrink | None = Field(None, description="instead of `model`; default 0.5 and 0.5")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.model and self.shrink:
+            raise ValueError("give either `model` or `shrink`, not both")
+        if self.arguments and not self.model:
+            raise ValueError("`arguments` belong to a `model`")
+        if self.model and self.model.kind == "onnx":
+            raise ValueError("an ONNX file cannot be trained, so it can only be a teacher")
+        if self.model:
+            self._settings()
+        return self
+
+    def files(self) -> Mapping[str, Path]:
+        """The model's own files, if any."""
+        return self._settings().files() if self.model else {}
+
+    def run(self, inputs: Inputs, work: Work) -> None:
+        """Write the student's blueprint."""
+        if self.model:
+            blueprint = self._settings().blueprint(inputs.data.shape, inputs.data.outputs)
+        else:
+            shrink = self.shrink or Shrink(depth=0.5, width=0.5)
+            blueprint = inputs.teacher.blueprint.shrink(shrink.depth, shrink.width)
+        if blueprint == inputs.teacher.blueprint:
+            raise UsageError(
+                "the student is the teacher itself",
+                found=blueprint.model,
+                fix="choose a smaller student, or set `student: null` and `distill: null`",
+            )
+        blueprint.save(work.out)
+
+    def _settings(self) -> ModelSettings:
+        assert self.model
+        return ModelSettings(model=self.model, arguments=self.arguments)

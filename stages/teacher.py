@@ -1,0 +1,91 @@
+"""The teacher stage: train a network here, load one, or take an ONNX file as a black box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from kdpipe.stages.base import Artifact, Stage, Work
+from kdpipe.stages.dataset import Dataset
+from kdpipe.stages.models.source import ModelSettings
+from kdpipe.stages.network import Network, save_network
+from kdpipe.stages.paths import UserPath
+from kdpipe.stages.recipe import Recipe
+from kdpipe.targets.errors import DataError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the teacher reads."""
+
+    data: Dataset
+
+
+class Teacher(ModelSettings, Stage):
+    """The trained network that the student imitates and every artifact is compared with."""
+
+    name: ClassVar[str] = "teacher"
+    packages: ClassVar[tuple[str, ...]] = ("torch", "numpy")
+    Inputs: ClassVar[type] = Inputs
+    Output: ClassVar[type[Artifact]] = Network
+
+    weights: UserPath | None = Field(
+        None, description=".safetensors, or a .pth that loads with weights_only=True"
+    )
+    train: Recipe | None = Field(None, description="how to train it here, without weights")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        black_box = self.model.kind == "onnx"
+        if self.weights and self.train:
+            raise ValueError("give either `weights` or `train`, not both")
+        if black_box and (self.weights or self.train):
+            raise ValueError("an ONNX file brings its weights; remove `weights` and `train`")
+        return self
+
+    def files(self) -> Mapping[str, Path]:
+        """The model's own files and the weights."""
+        return {**super().files(), **({"weights": self.weights} if self.weights else {})}
+
+    def check(self) -> None:
+        """Raise DataError when the weights are not there."""
+        if self.weights and not self.weights.is_file():
+            raise DataError(
+                f"teacher.weights: there is no file {self.weights}",
+                fix="correct the path, or use `train:` to train the teacher here",
+            )
+
+    def run(self, inputs: Inputs, work: Work) -> None:
+        """Build it, then train it or load its weights, then judge it on the eval split."""
+        import torch
+
+        from kdpipe.stages.models import weights
+
+        recipe = None if self.weights or self.model.kind == "onnx" else self.train or Recipe()
+        torch.manual_seed(recipe.seed if recipe else 0)
+        blueprint = self.blueprint(inputs.data.shape, inputs.data.outputs)
+        network = blueprint.build()
+        history: list[float] = []
+        if self.weights:
+            weights.load(network, self.weights)
+        elif recipe:
+            history = _train(network, recipe, inputs.data, work)
+        outcome = save_network(work.out, network, blueprint, inputs.data, losses=history)
+        work.observer.fact("eval", value=outcome.mean, n=len(outcome.score))
+
+
+def _train(network: object, recipe: Recipe, data: Dataset, work: Work) -> list[float]:
+    from torch import nn
+
+    from kdpipe.stages.distill.graph import Edge, Node, Scheme, Supervised
+    from kdpipe.stages.training import Device, Loader, fit
+
+    assert isinstance(network, nn.Module)
+    loader = Loader(data, recipe.batch_size, recipe.seed, Device.pick(recipe.amp))
+    loss = Supervised(task=data.task, label_smoothing=recipe.label_smoothing)
+    scheme = Scheme({"teacher": Node(network)}, [Edge("teacher", loss)], loader.sample())
+    return fit(scheme, loader, recipe, work.scratch / "teacher.pt", work.observer)

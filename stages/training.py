@@ -1,0 +1,204 @@
+"""The training loop: any scheme, any recipe, resumable at each epoch with the same final weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from kdpipe.stages.base import Observer
+from kdpipe.stages.dataset import Dataset
+from kdpipe.stages.distill.graph import Scheme
+from kdpipe.stages.recipe import Recipe
+from kdpipe.targets.errors import StageError
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where training runs, and whether it runs under bf16 autocast there."""
+
+    kind: str
+    bf16: bool
+
+    @classmethod
+    def pick(cls, amp: str) -> Device:
+        """CUDA where there is one; bf16 only where the processor computes it natively."""
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        native = torch.cuda.is_bf16_supported() if kind == "cuda" else _cpu_has_bf16()
+        return cls(kind, amp == "bf16" or (amp == "auto" and native))
+
+    def autocast(self) -> torch.autocast:
+        """The context in which forward passes run."""
+        return torch.autocast(self.kind, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def put(self, array: np.ndarray) -> Tensor:
+        """A tensor here; images are laid out channels last, which convolutions prefer."""
+        tensor = torch.from_numpy(array).to(self.kind)
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def _cpu_has_bf16() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+class Loader:
+    """Batches of one epoch, a pure function of (seed, epoch): order and augmentation included."""
+
+    def __init__(self, data: Dataset, size: int, seed: int, device: Device) -> None:
+        self.data = data
+        self.size = min(size, len(data.train))
+        self.seed = seed
+        self.device = device
+
+    def __len__(self) -> int:
+        """Steps per epoch; an incomplete last batch is left out of that epoch."""
+        return len(self.data.train) // self.size
+
+    def epoch(self, number: int) -> Iterator[dict[str, Tensor]]:
+        """Yield {input, target, index} for each step of epoch `number`."""
+        rng = np.random.default_rng([self.seed, number])
+        order = rng.permutation(len(self.data.train))
+        for step in range(len(self)):
+            yield self._batch(np.sort(order[step * self.size : (step + 1) * self.size]), rng)
+
+    def sample(self) -> dict[str, Tensor]:
+        """Two training samples, for dry runs."""
+        return self._batch(np.arange(min(2, len(self.data.train))), np.random.default_rng(0))
+
+    def _batch(self, indices: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        split = self.data.train
+        pixels = self.data.augment.apply(split.images[indices], rng)
+        return {
+            "input": self.device.put(split.preprocess(pixels)),
+            "target": self.device.put(np.asarray(split.labels[indices])),
+            "index": self.device.put(indices),
+        }
+
+
+def fit(
+    scheme: Scheme, loader: Loader, recipe: Recipe, checkpoint: Path, observer: Observer
+) -> list[float]:
+    """Train `scheme` in place and return the mean loss of each epoch.
+
+    After each epoch the whole state goes to `checkpoint`; when that file exists the training
+    continues from it, ending in the same weights as if it had never stopped. Raises StageError
+    naming epoch, step and term when a loss is not finite.
+    """
+    scheme.to(loader.device.kind, memory_format=torch.channels_last)
+    optimizer = _optimizer(scheme, recipe)
+    scheduler = LambdaLR(optimizer, _schedule(recipe, len(loader)))
+    state = _Checkpoint(checkpoint, scheme, optimizer, scheduler)
+    history = state.load()
+    for epoch in range(len(history), recipe.epochs):
+        history.append(_epoch(scheme, loader, epoch, optimizer, scheduler))
+        state.save(history)
+        observer.progress(epoch + 1, recipe.epochs, f"loss {history[-1]:.4f}")
+    return history
+
+
+def _epoch(
+    scheme: Scheme,
+    loader: Loader,
+    epoch: int,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LambdaLR,
+) -> float:
+    scheme.train()
+    total = 0.0
+    for step, batch in enumerate(loader.epoch(epoch)):
+        with loader.device.autocast():
+            loss, terms, seen = scheme(batch, epoch + step / len(loader))
+        value = loss.item()
+        if not math.isfinite(value):
+            _diverged(terms, epoch, step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        scheme.update(batch, seen)
+        total += value
+    return total / len(loader)
+
+
+def _diverged(terms: dict[str, Tensor], epoch: int, step: int) -> None:
+    values = {name: value.item() for name, value in terms.items()}
+    guilty = [name for name, value in values.items() if not math.isfinite(value)] or list(values)
+    raise StageError(
+        f"the loss is no longer finite at epoch {epoch + 1}, step {step + 1}: {', '.join(guilty)}",
+        found=", ".join(f"{name} = {value:.4g}" for name, value in values.items()),
+        fix="lower learning_rate, raise warmup_epochs, or set amp: off",
+    )
+
+
+def _optimizer(scheme: Scheme, recipe: Recipe) -> torch.optim.Optimizer:
+    """Weight decay for weights of two and more dimensions only (biases and norms have one)."""
+    parameters = list(scheme.trained())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, nesterov=True)
+
+
+def _schedule(recipe: Recipe, steps_per_epoch: int) -> _Cosine:
+    return _Cosine(recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch)
+
+
+@dataclass(frozen=True)
+class _Cosine:
+    """Linear warm-up over `warmup` steps, then half a cosine down to zero at `total` steps."""
+
+    warmup: int
+    total: int
+
+    def __call__(self, step: int) -> float:
+        """The factor of the peak learning rate at `step`."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.total - self.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """All that the next epoch depends on, in one file that is whole or absent."""
+
+    path: Path
+    scheme: Scheme
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+
+    def save(self, history: list[float]) -> None:
+        """Write beside the old file, then replace it in one step."""
+        draft = self.path.with_suffix(".new")
+        torch.save(
+            {
+                "scheme": self.scheme.learned(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "random": torch.get_rng_state(),
+                "history": history,
+            },
+            draft,
+        )
+        draft.replace(self.path)
+
+    def load(self) -> list[float]:
+        """Restore everything and return the loss history; an absent file is an empty one."""
+        if not self.path.exists():
+            return []
+        saved = torch.load(self.path, weights_only=True)
+        self.scheme.restore(saved["scheme"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        torch.set_rng_state(saved["random"])
+        history: list[float] = saved["history"]
+        return history

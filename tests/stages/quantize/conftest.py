@@ -1,0 +1,195 @@
+"""Small networks for the quantization tests, one for each shape that runtimes fuse differently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from kdpipe.stages.onnx_export import export_onnx
+from kdpipe.stages.quantize.capture import capture
+from kdpipe.stages.quantize.emit import Emitted, emit
+from kdpipe.stages.quantize.engine import QuantizedModel, calibrate, insert
+from kdpipe.stages.quantize.policy import Policy
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def block(
+    inputs: int, outputs: int, act: Callable[[], nn.Module], stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    """3x3 convolution without bias, batch norm, activation."""
+    conv = nn.Conv2d(inputs, outputs, 3, stride, 1, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), act())
+
+
+class Residual(nn.Module):
+    """ResNet-like: nn.ReLU(inplace=True), a functional relu, a residual add, a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        relu = lambda: nn.ReLU(inplace=True)  # noqa: E731
+        self.stem = block(3, 16, relu)
+        self.first = block(16, 16, relu)
+        self.second = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16))
+        self.down = block(16, 32, relu, stride=2)
+        self.unused = nn.Conv2d(3, 3, 1)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = F.relu(x + self.second(self.first(x)))
+        x = F.adaptive_avg_pool2d(self.down(x), 1)
+        return self.head(self.dropout(torch.flatten(x, 1)))
+
+
+class Mobile(nn.Module):
+    """MobileNet-like: ReLU6, depthwise convolutions, a linear bottleneck, a residual add."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = block(3, 16, nn.ReLU6, stride=2)
+        self.expand = nn.Sequential(
+            nn.Conv2d(16, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6(inplace=True)
+        )
+        self.depthwise = block(32, 32, nn.ReLU6, groups=32)
+        self.project = nn.Sequential(nn.Conv2d(32, 16, 1, bias=False), nn.BatchNorm2d(16))
+        self.last = block(16, 32, nn.ReLU6)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.project(self.depthwise(self.expand(x)))
+        return self.head(self.last(x).mean((2, 3)))
+
+
+class Unet(nn.Module):
+    """U-Net-like: max pooling, nearest upsampling, a concatenation, a convolution as head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outer = block(3, 16, nn.ReLU)
+        self.inner = block(16, 32, nn.ReLU)
+        self.bottom = block(32, 16, nn.ReLU)
+        self.merge = block(32, 16, nn.ReLU)
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.outer(x)
+        x = self.bottom(self.inner(F.max_pool2d(skip, 2)))
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.head(self.merge(torch.cat([x, skip], 1)))
+
+
+class Mixed(nn.Module):
+    """Grouped and "same" convolutions, squeeze-and-excitation, a transposed convolution whose
+    signed output is concatenated with a ReLU's, and bilinear upsampling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = block(3, 16, nn.ReLU, stride=2)
+        self.grouped = nn.Conv2d(16, 16, 3, padding="same", groups=4, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.squeeze = nn.Conv2d(16, 4, 1)
+        self.excite = nn.Conv2d(4, 16, 1)
+        self.up = nn.ConvTranspose2d(16, 8, 2, stride=2, bias=False)
+        self.up_norm = nn.BatchNorm2d(8)
+        self.side = block(3, 8, nn.ReLU)
+        self.merge = block(16, 16, nn.ReLU)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm(self.grouped(self.stem(x))))
+        gate = self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(y, 1))))
+        y = self.up_norm(self.up(y * torch.sigmoid(gate)))
+        y = torch.cat([y, self.side(x)], 1)
+        y = F.interpolate(self.merge(y), scale_factor=2.0, mode="bilinear")
+        return self.head(F.adaptive_avg_pool2d(y, 1).flatten(1))
+
+
+NETS: tuple[type[nn.Module], ...] = (Residual, Mobile, Unet, Mixed)
+
+
+def _images(count: int, seed: int = 0) -> Tensor:
+    """Smooth random images with values of both signs, (count, 3, 16, 16)."""
+    noise = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(noise, size=(16, 16), mode="bilinear", align_corners=False)
+
+
+def _warmed(net: type[nn.Module]) -> nn.Module:
+    """A network whose batch norms have seen data and have gains and shifts of their own."""
+    torch.manual_seed(1)
+    model = net()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    with torch.no_grad():
+        for seed in range(20):
+            model(_images(64, seed))
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network through the whole engine; exporting costs seconds, so tests share it."""
+
+    name: str
+    model: nn.Module
+    quantized: QuantizedModel
+    emitted: dict[str, Emitted]
+    files: dict[str, Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors: one thread is the fastest, and the machine may be shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def images() -> Callable[..., Tensor]:
+    """images(count, seed=0): smooth random images."""
+    return _images
+
+
+@pytest.fixture(scope="session")
+def network() -> Callable[[str], nn.Module]:
+    """network("unet"): a fresh network of that name, the same one each time."""
+    return lambda name: _warmed({net.__name__.lower(): net for net in NETS}[name])
+
+
+@pytest.fixture(scope="session")
+def quantized(network: Callable[[str], nn.Module]) -> Callable[..., QuantizedModel]:
+    """quantized("unet", policy=None): a fresh, calibrated network."""
+
+    def make(name: str, policy: Policy | None = None) -> QuantizedModel:
+        model = insert(capture(network(name), _images(2)), policy)
+        calibrate(model, (_images(32, seed) for seed in range(4)))
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session", params=NETS, ids=lambda net: net.__name__.lower())
+def case(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    network: Callable[[str], nn.Module],
+    quantized: Callable[..., QuantizedModel],
+) -> Case:
+    """Every network, calibrated, emitted in both flavours and exported."""
+    name = request.param.__name__.lower()
+    model = quantized(name)
+    folder = tmp_path_factory.mktemp(name)
+    emitted = {flavour: emit(model, flavour) for flavour in ("cpu", "trt")}
+    files = {flavour: folder / f"{flavour}.onnx" for flavour in emitted}
+    for flavour, module in emitted.items():
+        export_onnx(module, _images(2), files[flavour])
+    return Case(name, network(name), model, emitted, files)
