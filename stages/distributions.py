@@ -34,7 +34,10 @@ def binomial_cdf(k: NDArray[np.integer], n: int, p: float) -> NDArray[np.float64
 
 
 def exact_high(hits: int, n: int, confidence: float) -> float:
-    """Clopper and Pearson's (1934) upper bound of a rate; for 0 hits it is 1 - (1 - confidence)^(1/n)."""
+    """Upper bound of a rate by Clopper and Pearson (Biometrika 26, 404, 1934).
+
+    For 0 hits it is 1 - (1 - confidence)^(1/n).
+    """
     from scipy.special import betaincinv
 
     return 1.0 if hits >= n else float(betaincinv(hits + 1, n - hits, confidence))

@@ -109,8 +109,7 @@ def _control(distilled: Artifact | None) -> dict[str, Any] | None:
     gains = np.array([pair["distilled"] - pair["control"] for pair in pairs])
     gain: dict[str, Any] = {"mean": float(gains.mean()), "low": None, "high": None}
     if len(gains) > 1:
-        reach = statistics.mean_reach(gains, CONFIDENCE)
-        gain |= {"low": float(gains.mean() - reach), "high": float(gains.mean() + reach)}
+        gain["low"], gain["high"] = statistics.mean_bounds(gains, CONFIDENCE)
     return {
         "seeds": [int(pair["seed"]) for pair in pairs],
         "accuracy": float(np.mean([pair["control"] for pair in pairs])),

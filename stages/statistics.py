@@ -303,16 +303,17 @@ def _around(point: float, low: float, high: float, logs: Array) -> Interval:
 # --- means ---------------------------------------------------------------------------------------
 
 
-def mean_reach(values: Array, confidence: float) -> float:
-    """How far the true mean may lie from that of `values` (N,), N >= 2, on one side: t s / sqrt(N).
+def mean_bounds(values: Array, confidence: float) -> tuple[float, float]:
+    """Student's t bounds of the mean of independent values (N,), N >= 2, for example of seeds.
 
-    For plain quantities such as a gain over seeds, which no range bounds. Raises ValueError when
-    fewer than two values leave their spread unknown.
+    For plain quantities that no range bounds. Raises ValueError for fewer than two values, whose
+    spread is unknown.
     """
     check_fraction(confidence=confidence)
     if values.ndim != 1 or values.size < 2:
         raise ValueError(f"values of shape {values.shape} have no spread")
-    return t_quantile(confidence, values.size - 1) * math.sqrt(_variance(values) / values.size)
+    reach = t_quantile(confidence, values.size - 1) * math.sqrt(_variance(values) / values.size)
+    return float(values.mean() - reach), float(values.mean() + reach)
 
 
 def _t_bounds(values: Array, least: float, most: float, confidence: float) -> tuple[float, float]:

@@ -142,7 +142,8 @@ def _compile_empty(job: Job, folder: Path) -> Path:
 def _ask(job: Job, order: dict[str, Any], timeout: float) -> dict[str, Any]:
     """Have a fresh process carry out `order`; its answer."""
     paths = {"artifact": str(job.artifact.resolve()), "inputs": str(job.inputs.resolve())}
-    question = json.dumps({**order, **paths, "target": job.target.model_dump(mode="json")})
+    target = job.target.model_dump(mode="json")
+    question = json.dumps({**order, **paths, "target": target, "parent": os.getpid()})
     threads = dict.fromkeys(_THREAD_VARIABLES, str(job.target.threads))
     worker = subprocess.Popen(
         [sys.executable, "-P", "-m", "kdpipe.targets.worker"],

@@ -34,8 +34,8 @@ def main() -> int:
     """Read an order, do it, answer; errors go to stderr, for measure.py to quote."""
     reply = os.dup(1)
     os.dup2(2, 1)  # a runtime that chatters on stdout must not spoil the answer
-    _die_with_parent()
     order = json.load(sys.stdin)
+    _die_with_parent(order["parent"])
     try:
         answer = _ORDERS[order["order"]](order)
     except KdpipeError as error:
@@ -108,11 +108,13 @@ def _peak_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent dies, be it by SIGKILL."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before it was asked
+        sys.exit("the process that asked for this measurement is gone")
 
 
 if __name__ == "__main__":

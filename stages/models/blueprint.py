@@ -64,21 +64,24 @@ class Blueprint:
 
         return roles(model, self.shape)
 
-    def build(self) -> nn.Module:
+    def build(self, *, pretrained: bool = True) -> nn.Module:
         """The network with fresh weights, drawn from torch's global generator.
 
+        `pretrained=False` overrules timm's argument of that name, for a network whose stored
+        weights are loaded next: nothing needs to be downloaded for it.
         Raises DataError when the user's file changed since the blueprint was drawn, UsageError
         when it does not give a network for this shape and number of classes.
         """
         reference = self._reference()
-        found = digest(reference)
+        found = content_digest(reference)
         if found != self.sha256:
             raise DataError(
                 "the model's file is not the one that this result was made with",
                 found=f"{reference.file}: sha256 {found}, expected {self.sha256}",
                 fix="run kdpipe again, or restore the file",
             )
-        model = _BUILDERS[reference.kind](reference, self)
+        plan = self if pretrained else self._bare()
+        model = _BUILDERS[reference.kind](reference, plan)
         if reference.kind != "zoo":
             _check_output(model, self)
         return model
@@ -124,14 +127,8 @@ class Blueprint:
         return replace(stored, model=str(folder.absolute() / stored.model))
 
     def _stored(self, folder: Path) -> Blueprint:
-        """This blueprint with its user files copied under `folder`, named relative to it.
-
-        timm's `pretrained` is dropped: the weights are stored, nothing is to be downloaded again.
-        """
+        """This blueprint with its user files copied under `folder`, named relative to it."""
         reference = self._reference()
-        if reference.kind == "timm":
-            kept = {key: value for key, value in self.arguments.items() if key != "pretrained"}
-            return replace(self, arguments=kept)
         if reference.file is None:
             return self
         home = reference.file.parent
@@ -141,6 +138,11 @@ class Blueprint:
             shutil.copyfile(path, copy)
         copied = replace(reference, file=Path(_COPIES, reference.file.name))
         return replace(self, model=str(copied))
+
+    def _bare(self) -> Blueprint:
+        if self._reference().kind != "timm":
+            return self
+        return replace(self, arguments={**self.arguments, "pretrained": False})
 
     def _reference(self) -> Reference:
         return parse(self.model, Path.cwd())
@@ -159,7 +161,7 @@ def check_arguments(reference: Reference, given: Arguments) -> dict[str, Argumen
     return dict(given)
 
 
-def digest(reference: Reference) -> str:
+def content_digest(reference: Reference) -> str:
     """sha256 over the bytes of the user's files in order; "" when there are none."""
     if reference.file is None:
         return ""

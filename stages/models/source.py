@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from kdpipe.stages.models.blueprint import Blueprint as Blueprint
-from kdpipe.stages.models.blueprint import check_arguments, digest
+from kdpipe.stages.models.blueprint import check_arguments, content_digest
 from kdpipe.stages.models.family import Argument
 from kdpipe.stages.models.reference import ModelReference
 from kdpipe.targets.errors import UsageError
@@ -40,6 +40,6 @@ class ModelSettings(BaseModel):
 
     def blueprint(self, shape: tuple[int, int, int], classes: int) -> Blueprint:
         """The model for inputs of `shape` (C, H, W) and `classes` outputs."""
-        sha256 = digest(self.model)
+        sha256 = content_digest(self.model)
         arguments = check_arguments(self.model, self.arguments)
         return Blueprint(str(self.model), arguments, shape, classes, sha256)

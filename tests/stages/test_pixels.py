@@ -58,6 +58,15 @@ def test_frames_and_pictures_agree():
     assert form.fit_frames(frames).shape == (3, 4, 6, 1)
 
 
+def test_resizing_averages():
+    """Shrinking weighs all pixels that a new one covers: a fine checkerboard becomes grey."""
+    board = (np.indices((32, 32)).sum(axis=0) % 2 * 255).astype(np.uint8)
+
+    small = Form(4, 4, 1).fit(Image.fromarray(board))
+
+    assert abs(small.astype(int) - 127).max() < 4
+
+
 def test_orientation_is_applied(tmp_path: Path):
     """A picture on its side (EXIF orientation 6) is measured and decoded upright."""
     pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40

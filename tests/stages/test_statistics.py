@@ -12,7 +12,7 @@ from scipy import optimize, stats
 
 from kdpipe.stages.statistics import (
     mcnemar_midp,
-    mean_reach,
+    mean_bounds,
     mean_score,
     needed_samples,
     paired_drop,
@@ -322,10 +322,10 @@ def test_no_scores_have_no_mean() -> None:
         mean_score(np.empty(0), 0.95)
 
 
-def test_a_plain_mean_reaches_as_far_as_students_t() -> None:
-    """Half the width of scipy's interval; one value has no spread to speak of."""
+def test_a_plain_mean_gets_students_t_bounds() -> None:
+    """They equal scipy's interval; one value has no spread to speak of."""
     gains = np.array([0.01, 0.03, 0.02, 0.035])
     expected = stats.ttest_1samp(gains, 0).confidence_interval(0.90)
-    assert gains.mean() + mean_reach(gains, 0.95) == pytest.approx(expected.high)
+    assert mean_bounds(gains, 0.95) == pytest.approx((expected.low, expected.high))
     with pytest.raises(ValueError, match="no spread"):
-        mean_reach(gains[:1], 0.95)
+        mean_bounds(gains[:1], 0.95)

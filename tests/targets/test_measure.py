@@ -186,7 +186,6 @@ def test_no_process_outlives_its_parent(job: Job, how: signal.Signals) -> None:
     deadline = time.monotonic() + 20
     while not (workers := workers_of(parent.pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.3)  # let it get to its measuring
     parent.send_signal(how)
     parent.wait(10)
     while any(map(alive, workers)) and time.monotonic() < deadline:
@@ -203,6 +202,7 @@ def test_process_does_not_import_torch(
     """The process that measures loads one runtime, and neither torch, onnx nor scipy."""
     order = {
         "order": "memory",
+        "parent": os.getpid(),
         "target": target.model_dump(mode="json"),
         "artifact": str(target.compile(fp32, tmp_path)),
         "inputs": str(inputs),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 
-from kdpipe.stages.models.source import Blueprint, ModelSettings
+from kdpipe.stages.models.source import ModelSettings
 from kdpipe.targets.errors import UsageError
 
 INSTALLED = importlib.util.find_spec("timm") is not None
@@ -54,10 +53,11 @@ def test_mistakes_are_usage_errors(model: str, arguments: dict[str, int], match:
         ModelSettings(model=model, arguments=arguments).blueprint((3, 64, 64), 7).build()
 
 
-def test_stored_networks_are_not_downloaded_again(tmp_path: Path) -> None:
-    """`pretrained` matters once; afterwards the weights are in the store."""
-    given = {"pretrained": True, "drop_rate": 0.1}
-    settings = ModelSettings(model="timm:resnet18", arguments=given)
-    settings.blueprint((3, 64, 64), 7).save(tmp_path)
+@needs_timm
+def test_stored_networks_are_not_downloaded_again() -> None:
+    """`pretrained` stays in the blueprint, and is overruled where stored weights follow."""
+    nowhere = {"pretrained": True, "cache_dir": "/dev/null/no-download-can-land-here"}
+    blueprint = ModelSettings(model="timm:resnet18", arguments=nowhere).blueprint((3, 64, 64), 7)
 
-    assert Blueprint.load(tmp_path).arguments == {"drop_rate": 0.1}
+    assert blueprint.arguments == nowhere
+    assert blueprint.build(pretrained=False) is not None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from kdpipe.stages.onnx_export import export_onnx
 from kdpipe.stages.quantize.capture import capture
 from kdpipe.stages.quantize.emit import Emitted, emit
 from kdpipe.stages.quantize.engine import QuantizedModel, calibrate, insert
 from kdpipe.stages.quantize.policy import Policy
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 def block(
@@ -135,7 +138,7 @@ def _warmed(net: type[nn.Module]) -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """One network through the whole engine; exporting costs seconds, so tests share it."""
+    """One network through the whole engine. Tests share it, and must leave it as it is."""
 
     name: str
     model: nn.Module
@@ -144,7 +147,7 @@ class Case:
     files: dict[str, Path]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Small tensors: one thread is the fastest, and the machine may be shared."""
     threads = torch.get_num_threads()
@@ -162,34 +165,45 @@ def images() -> Callable[..., Tensor]:
 @pytest.fixture(scope="session")
 def network() -> Callable[[str], nn.Module]:
     """network("unet"): a fresh network of that name, the same one each time."""
-    return lambda name: _warmed({net.__name__.lower(): net for net in NETS}[name])
+    make = cache(lambda name: _warmed({net.__name__.lower(): net for net in NETS}[name]))
+    return lambda name: copy.deepcopy(make(name))
 
 
 @pytest.fixture(scope="session")
 def quantized(network: Callable[[str], nn.Module]) -> Callable[..., QuantizedModel]:
     """quantized("unet", policy=None): a fresh, calibrated network."""
 
-    def make(name: str, policy: Policy | None = None) -> QuantizedModel:
+    @cache
+    def make(name: str, policy: Policy | None) -> QuantizedModel:
         model = insert(capture(network(name), _images(2)), policy)
         calibrate(model, (_images(32, seed) for seed in range(4)))
         return model
 
-    return make
+    return lambda name, policy=None: copy.deepcopy(make(name, policy))
 
 
-@pytest.fixture(scope="session", params=NETS, ids=lambda net: net.__name__.lower())
-def case(
-    request: pytest.FixtureRequest,
+@pytest.fixture(scope="session")
+def _cases(
     tmp_path_factory: pytest.TempPathFactory,
     network: Callable[[str], nn.Module],
     quantized: Callable[..., QuantizedModel],
-) -> Case:
+) -> Callable[[str], Case]:
+    """Exporting costs seconds: each network goes through the engine once, for all tests."""
+
+    @cache
+    def make(name: str) -> Case:
+        model = quantized(name)
+        folder = tmp_path_factory.mktemp(name)
+        emitted = {flavour: emit(model, flavour) for flavour in ("cpu", "trt")}
+        files = {flavour: folder / f"{flavour}.onnx" for flavour in emitted}
+        for flavour, module in emitted.items():
+            export_onnx(module, _images(2), files[flavour])
+        return Case(name, network(name), model, emitted, files)
+
+    return make
+
+
+@pytest.fixture(params=[net.__name__.lower() for net in NETS])
+def case(request: pytest.FixtureRequest, _cases: Callable[[str], Case]) -> Case:
     """Every network, calibrated, emitted in both flavours and exported."""
-    name = request.param.__name__.lower()
-    model = quantized(name)
-    folder = tmp_path_factory.mktemp(name)
-    emitted = {flavour: emit(model, flavour) for flavour in ("cpu", "trt")}
-    files = {flavour: folder / f"{flavour}.onnx" for flavour in emitted}
-    for flavour, module in emitted.items():
-        export_onnx(module, _images(2), files[flavour])
-    return Case(name, network(name), model, emitted, files)
+    return _cases(request.param)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from kdpipe.stages.quantize.capture import capture
-from kdpipe.targets.errors import StageError
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from kdpipe.stages.quantize.capture import capture
+from kdpipe.targets.errors import StageError
 
 NAMES = ("residual", "mobile", "unet", "mixed")
 ATEN = torch.ops.aten
@@ -143,7 +144,11 @@ def test_a_batch_norm_that_cannot_be_folded_stays(images) -> None:
 
 @pytest.mark.parametrize(
     "then",
-    [reads_an_overwritten_tensor, lambda y: F.relu(y.flatten(2), inplace=True), lambda y: y.add_(1)],
+    [
+        reads_an_overwritten_tensor,
+        lambda y: F.relu(y.flatten(2), inplace=True),
+        lambda y: y.add_(1),
+    ],
 )
 def test_in_place_operators_become_functional(then, images) -> None:
     """What reads an overwritten tensor afterwards reads the new values."""

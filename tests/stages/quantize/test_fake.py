@@ -9,11 +9,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
+
 from kdpipe.stages.quantize.fake import ActivationQuantizer, Grid, Mode, WeightQuantizer
 from kdpipe.stages.quantize.observers import MovingRange, Percentile
 from kdpipe.stages.quantize.ops import requantize
 from kdpipe.targets.errors import StageError
-from onnx import TensorProto, helper
 
 
 def runtime_rounding(x: np.ndarray, scale: float, zero_point: int, kind: int) -> np.ndarray:

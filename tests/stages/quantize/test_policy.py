@@ -6,11 +6,12 @@ from math import inf
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from kdpipe.stages.quantize.capture import capture
 from kdpipe.stages.quantize.policy import BEFORE_ACTIVATIONS, RULES, Placement, Policy
 from kdpipe.stages.quantize.ranges import ranges
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class Body(nn.Module):
