@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from kdpipe.pipeline.chain import Step, steps
 from kdpipe.pipeline.diagnose import validate
 from kdpipe.pipeline.document import Document
-from kdpipe.stages import STAGES, TASKS, Rule, Stage, Task
+from kdpipe.stages import DEFAULT_RULES, STAGES, TASKS, Rule, Stage, Task
 from kdpipe.stages.choice import choice
 from kdpipe.targets import Target, targets
 from kdpipe.targets.errors import ConfigError
@@ -34,7 +34,7 @@ class Config:
     task: Task
     stages: tuple[Stage, ...]
     targets: tuple[Target, ...]
-    rules: tuple[Rule, ...] | None
+    rules: tuple[Rule, ...]
 
     @classmethod
     def read(cls, path: Path, assignments: Sequence[str] = ()) -> Config:
@@ -47,7 +47,7 @@ class Config:
         present = (getattr(values, stage.name) for stage in STAGES)
         chain = tuple(stage for stage in present if stage is not None and not stage.skipped)
         wanted = _resolve(getattr(values, "targets"), chain)  # noqa: B009 (made at run time)
-        rules = getattr(values, "gate")  # noqa: B009
+        rules = getattr(values, "gate") or ()  # noqa: B009
         return cls(path, document.text, getattr(values, "task"), chain, wanted, rules)  # noqa: B009
 
     def steps(self) -> list[Step]:

@@ -6,7 +6,7 @@ All three go through the same runtime, so that what is compared later differs in
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -85,12 +85,14 @@ def _compile(target: Target, onnx: Path, out: Path, role: str) -> dict[str, Any]
     folder = out / role
     folder.mkdir()
     path = target.compile(onnx, folder)
-    audit = asdict(target.audit(path))
+    audit = target.audit(path)
     return {
         "path": path.relative_to(out).as_posix(),
         "sha256": digest(path),
         "size_bytes": size(path),
-        **audit,
+        "int8_fraction": audit.int8_fraction,
+        "kernels": dict(audit.kernels),
+        "float_kernels": list(audit.float_kernels),
     }
 
 

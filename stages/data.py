@@ -78,7 +78,9 @@ class Data(Stage):
     )
     augment: Augment = Field(Augment(), description="how training batches are varied")
     cache: bool = Field(
-        False, description="keep decoded files in the store: quick epochs, and files may move"
+        True,
+        description="keep decoded files in the store: quick epochs, and the user's folder may move; "
+        "false reads them from where they are, which takes no disk space",
     )
 
     def files(self) -> Mapping[str, Path]:

@@ -52,7 +52,7 @@ def load_weights(blueprint: Blueprint, weights: Path) -> nn.Module:
     """Build a network and give it stored weights; a black box brings its own."""
     from kdpipe.stages.models import weights as files
 
-    network = blueprint.build()
+    network = blueprint.build(pretrained=False)
     if weights.exists():
         files.load(network, weights)
     return network.eval()

@@ -19,6 +19,10 @@ class Typed(str):
         typed.base = base
         return typed
 
+    def __getnewargs__(self) -> tuple[str, Path]:  # type: ignore[override]  # str has no base
+        """What copies and pickles are made of."""
+        return str(self), self.base
+
 
 def _resolve(value: Any, info: ValidationInfo) -> Any:
     """Make a path absolute; `info.context["base"]` is the folder of the config file."""

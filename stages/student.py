@@ -79,7 +79,7 @@ class Student(Stage):
         else:
             shrink = self.shrink or Shrink(depth=0.5, width=0.5)
             blueprint = inputs.teacher.blueprint.shrink(shrink.depth, shrink.width)
-        if blueprint == inputs.teacher.blueprint:
+        if blueprint.builds_same(inputs.teacher.blueprint):
             raise UsageError(
                 "the student is the teacher itself",
                 found=blueprint.model,

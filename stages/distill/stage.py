@@ -102,11 +102,12 @@ class Distill(Recipe, Stage):
         loss = Supervised(
             task=data.task, label_smoothing=self.label_smoothing, weight=self.supervised or 1.0
         )
-        nodes = {"student": Node(network, blueprint.taps)}
+        nodes = {"student": Node(network, blueprint.taps_of(network))}
         edges = [Edge("student", loss)] if self.supervised or role == "control" else []
         if role == "distilled":
-            teacher = inputs.teacher
-            nodes["teacher"] = Node(teacher.load(), teacher.blueprint.taps, mode="frozen")
+            teacher = inputs.teacher.load()
+            taps = inputs.teacher.blueprint.taps_of(teacher)
+            nodes["teacher"] = Node(teacher, taps, mode="frozen")
             edges += [Edge("student", method, of=("teacher",)) for method in self.methods]
         scheme = Scheme(nodes, edges, loader.sample())
         checkpoint = work.scratch / f"{role}-{seed}.pt"
