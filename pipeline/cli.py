@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints, and turns errors into exit codes. No logic lives here."""
+"""The command line: parses, calls, prints, turns errors into exit codes; no logic lives here."""
 
 from __future__ import annotations
 
@@ -99,6 +99,7 @@ def plan(
             _say(f"{step['status']:<8} {step['step']:<28} {step['why']}")
         waiting = sum(step["status"] == "run" for step in steps)
         _say(f"\n{waiting} of {len(steps)} steps will run")
+    return None
 
 
 @app.command()
@@ -280,6 +281,7 @@ def _rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     widths = {key: max(len(str(row[key])) for row in rows) for key in rows[0]}
     for row in rows:
         _say("  ".join(str(value).ljust(widths[key]) for key, value in row.items()).rstrip())
+    return None
 
 
 def _say(text: str) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from kdpipe.pipeline.chain import Step, steps
 from kdpipe.pipeline.diagnose import validate
 from kdpipe.pipeline.document import Document
-from kdpipe.stages import DEFAULT_RULES, STAGES, TASKS, Rule, Stage, Task
+from kdpipe.stages import STAGES, TASKS, Rule, Stage, Task
 from kdpipe.stages.choice import choice
 from kdpipe.targets import Target, targets
 from kdpipe.targets.errors import ConfigError

@@ -1,4 +1,4 @@
-"""How a run shows itself while it goes: a live bar on a terminal, one plain line per event elsewhere.
+"""How a run shows itself while it goes: a live bar on a terminal, plain lines elsewhere.
 
 Everything here goes to stderr; results go to stdout.
 """

@@ -1,4 +1,4 @@
-"""Digests of the user's files and folders, remembered by size, time and inode so plans are quick."""
+"""Digests of the user's files and folders, remembered by size and time so that plans are quick."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from kdpipe.targets.errors import KdpipeError, StageError
 
 @dataclass
 class Executed:
-    """What became of each step: its stored entry, the error it failed with, or why it was not run."""
+    """What became of each step: its stored entry, its error, or why it was not run."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     failed: dict[str, KdpipeError] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Runner:
         self._journal = journal
 
     def sound(self, steps: Sequence[Step]) -> list[Planned]:
-        """A plan whose stored entries are all intact; damaged ones are set aside and planned anew."""
+        """A plan whose stored entries are intact; damaged ones are set aside and planned anew."""
         while True:
             plan = self._planner.plan(steps)
             damaged = [p for p in plan if p.entry and p.status == "stored" and self._damaged(p)]

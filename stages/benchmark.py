@@ -29,7 +29,7 @@ from kdpipe.targets.measure import Job, Memory, Process, peak_memory, time_proce
 
 
 @dataclass(frozen=True)
-class Inputs:
+class BenchmarkInputs:
     """What measuring reads."""
 
     data: Dataset
@@ -59,7 +59,7 @@ class Benchmark(Stage):
 
     name: ClassVar[str] = "benchmark"
     machine: ClassVar[bool] = True
-    Inputs: ClassVar[type] = Inputs
+    Inputs: ClassVar[type] = BenchmarkInputs
     Output: ClassVar[type[Artifact]] = Measured
 
     processes: PositiveInt = Field(10, description="fresh processes per model; the sample size")
@@ -69,7 +69,7 @@ class Benchmark(Stage):
     samples: PositiveInt = Field(64, description="real eval samples that the timed runs cycle over")
     seed: int = Field(0, ge=0, description="of the order in which processes run")
 
-    def run(self, inputs: Inputs, work: Work) -> None:
+    def run(self, inputs: BenchmarkInputs, work: Work) -> None:
         """Score the artifact on the whole eval split, then time and weigh it in fresh processes."""
         outcome = _score(inputs)
         work.observer.fact("score", value=outcome.mean, n=len(outcome.score))
@@ -99,19 +99,19 @@ class Benchmark(Stage):
         (work.out / "measured.json").write_text(json.dumps(meta, indent=1))
 
 
-def _score(inputs: Inputs) -> Outcome:
+def _score(inputs: BenchmarkInputs) -> Outcome:
     """Accuracy of the compiled file itself; it may use every core, being about bits, not time."""
     with inputs.target.open(inputs.compile.path("artifact")) as session:
         return evaluate(session_forward(session), inputs.data.eval, inputs.data.task)
 
 
-def _job(inputs: Inputs, role: str, feed: Path) -> Job:
+def _job(inputs: BenchmarkInputs, role: str, feed: Path) -> Job:
     twin = inputs.target.model_copy(update={"precision": "fp32"})
     target = inputs.target if role == "artifact" else twin
     return Job(target, inputs.compile.path(role), feed)
 
 
-def _values(inputs: Inputs, memory: Mapping[str, Memory]) -> dict[str, float]:
+def _values(inputs: BenchmarkInputs, memory: Mapping[str, Memory]) -> dict[str, float]:
     """Single numbers of artifact and teacher; a number that does not exist is left out."""
     roles, source = inputs.compile.roles, inputs.distill or inputs.teacher
     values = {
@@ -128,7 +128,10 @@ def _values(inputs: Inputs, memory: Mapping[str, Memory]) -> dict[str, float]:
 
 
 def _evidence(
-    inputs: Inputs, outcome: Outcome, latency: Mapping[str, Timing], values: Mapping[str, float]
+    inputs: BenchmarkInputs,
+    outcome: Outcome,
+    latency: Mapping[str, Timing],
+    values: Mapping[str, float],
 ) -> Evidence:
     task, target, teacher = inputs.data.task, inputs.target, inputs.teacher.outcome
     return Evidence(

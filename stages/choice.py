@@ -17,6 +17,6 @@ def choice(types: Sequence[type[BaseModel]], key: str) -> Any:
     def expand(value: Any) -> Any:
         return {key: value} if isinstance(value, str) else value
 
-    union = Union[tuple(types)]  # noqa: UP007 (built from a tuple)
+    union: Any = Union.__getitem__(tuple(types))
     discriminator = Field(discriminator=key) if len(types) > 1 else Field()
     return Annotated[union, discriminator, BeforeValidator(expand)]

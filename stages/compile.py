@@ -19,7 +19,7 @@ from kdpipe.targets.errors import StageError
 
 
 @dataclass(frozen=True)
-class Inputs:
+class CompileInputs:
     """What compiling reads."""
 
     export: Exported
@@ -56,10 +56,10 @@ class Compile(Stage):
 
     name: ClassVar[str] = "compile"
     machine: ClassVar[bool] = True
-    Inputs: ClassVar[type] = Inputs
+    Inputs: ClassVar[type] = CompileInputs
     Output: ClassVar[type[Artifact]] = Compiled
 
-    def run(self, inputs: Inputs, work: Work) -> None:
+    def run(self, inputs: CompileInputs, work: Work) -> None:
         """Compile each role into its own folder and read back what really was compiled."""
         target, sources = inputs.target, _sources(inputs)
         twin = target.model_copy(update={"precision": "fp32"})
@@ -72,7 +72,7 @@ class Compile(Stage):
         (work.out / "compiled.json").write_text(json.dumps(meta, indent=1))
 
 
-def _sources(inputs: Inputs) -> dict[str, Path]:
+def _sources(inputs: CompileInputs) -> dict[str, Path]:
     """The ONNX file of each role; an fp32 artifact is its own twin."""
     target, export = inputs.target, inputs.export
     sources = {"artifact": export.student(target.precision or "fp32", target.flavour)}

@@ -79,8 +79,8 @@ class Data(Stage):
     augment: Augment = Field(Augment(), description="how training batches are varied")
     cache: bool = Field(
         True,
-        description="keep decoded files in the store: quick epochs, and the user's folder may move; "
-        "false reads them from where they are, which takes no disk space",
+        description="keep decoded files in the store: epochs are quick and the folder may move; "
+        "false reads them where they are and takes no disk space",
     )
 
     def files(self) -> Mapping[str, Path]:

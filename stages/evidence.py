@@ -55,7 +55,7 @@ class Evidence:
 
     def save(self, folder: Path) -> None:
         """Write `evidence.npz` (samples) and `evidence.json` (names and single numbers)."""
-        arrays = {
+        arrays: dict[str, NDArray[np.generic]] = {
             "score": self.score,
             "teacher_score": self.teacher_score,
             "agreement": self.agreement,
@@ -65,7 +65,7 @@ class Evidence:
                 for number, process in enumerate(timing.processes)
             },
         }
-        np.savez_compressed(folder / _SAMPLES, allow_pickle=False, **arrays)
+        np.savez_compressed(folder / _SAMPLES, **arrays)  # type: ignore[arg-type]  # numpy stub
         names = {
             "artifact": self.artifact,
             "target": self.target,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ FLAVOURS = ("cpu", "trt")
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ExportInputs:
     """What exporting reads."""
 
     data: Dataset
@@ -79,7 +79,7 @@ class Export(Stage):
 
     name: ClassVar[str] = "export"
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxruntime")
-    Inputs: ClassVar[type] = Inputs
+    Inputs: ClassVar[type] = ExportInputs
     Output: ClassVar[type[Artifact]] = Exported
 
     samples: PositiveInt = Field(64, description="real eval samples on which parity is proven")
@@ -90,7 +90,7 @@ class Export(Stage):
         0.02, description="largest mean difference of int8 files, as a share of that range"
     )
 
-    def run(self, inputs: Inputs, work: Work) -> None:
+    def run(self, inputs: ExportInputs, work: Work) -> None:
         """Export each network, compare it with PyTorch, and judge the student's files."""
         x = inputs.data.example(self.samples)
         networks = self._networks(inputs, work)
@@ -106,7 +106,7 @@ class Export(Stage):
                 outcome = _judge(work.out / f"{stem}.onnx", inputs.data)
                 outcome.save(work.out / f"outcome.{name}.npz")
 
-    def _networks(self, inputs: Inputs, work: Work) -> Mapping[str, nn.Module]:
+    def _networks(self, inputs: ExportInputs, work: Work) -> Mapping[str, nn.Module]:
         from kdpipe.stages.quantize.emit import emit
 
         networks = {TEACHER: inputs.teacher.load(), "student.fp32": inputs.source.load()}
@@ -115,7 +115,7 @@ class Export(Stage):
             networks |= {f"student.int8.{flavour}": emit(model, flavour) for flavour in FLAVOURS}
         return networks
 
-    def _write(self, stem: str, network: nn.Module, inputs: Inputs, path: Path) -> None:
+    def _write(self, stem: str, network: nn.Module, inputs: ExportInputs, path: Path) -> None:
         import torch
 
         from kdpipe.stages.onnx_export import export_onnx

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kdpipe.stages.base import Artifact, Stage, Work
 from kdpipe.stages.dataset import Dataset
-from kdpipe.stages.models.source import Blueprint, ModelSettings
 from kdpipe.stages.models.family import Argument
 from kdpipe.stages.models.reference import ModelReference
+from kdpipe.stages.models.source import Blueprint, ModelSettings
 from kdpipe.stages.network import Network
 from kdpipe.targets.errors import UsageError
 
@@ -38,7 +38,7 @@ class Architecture(Artifact):
 
 
 @dataclass(frozen=True)
-class Inputs:
+class StudentInputs:
     """What choosing a student reads."""
 
     data: Dataset
@@ -49,7 +49,7 @@ class Student(Stage):
     """The network that ships: a named model, or the teacher made smaller."""
 
     name: ClassVar[str] = "student"
-    Inputs: ClassVar[type] = Inputs
+    Inputs: ClassVar[type] = StudentInputs
     Output: ClassVar[type[Artifact]] = Architecture
 
     model: ModelReference | None = Field(None, description="as for the teacher")
@@ -72,7 +72,7 @@ class Student(Stage):
         """The model's own files, if any."""
         return self._settings().files() if self.model else {}
 
-    def run(self, inputs: Inputs, work: Work) -> None:
+    def run(self, inputs: StudentInputs, work: Work) -> None:
         """Write the student's blueprint."""
         if self.model:
             blueprint = self._settings().blueprint(inputs.data.shape, inputs.data.outputs)

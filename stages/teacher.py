@@ -19,7 +19,7 @@ from kdpipe.targets.errors import DataError
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TeacherInputs:
     """What the teacher reads."""
 
     data: Dataset
@@ -30,7 +30,7 @@ class Teacher(ModelSettings, Stage):
 
     name: ClassVar[str] = "teacher"
     packages: ClassVar[tuple[str, ...]] = ("torch", "numpy")
-    Inputs: ClassVar[type] = Inputs
+    Inputs: ClassVar[type] = TeacherInputs
     Output: ClassVar[type[Artifact]] = Network
 
     weights: UserPath | None = Field(
@@ -59,7 +59,7 @@ class Teacher(ModelSettings, Stage):
                 fix="correct the path, or use `train:` to train the teacher here",
             )
 
-    def run(self, inputs: Inputs, work: Work) -> None:
+    def run(self, inputs: TeacherInputs, work: Work) -> None:
         """Build it, then train it or load its weights, then judge it on the eval split."""
         import torch
 

@@ -1,4 +1,4 @@
-"""The training loop: any scheme, any recipe, resumable at each epoch with the same final weights."""
+"""The training loop: any scheme, any recipe, resumed at an epoch with the same final weights."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def fit(
     continues from it, ending in the same weights as if it had never stopped. Raises StageError
     naming epoch, step and term when a loss is not finite.
     """
-    scheme.to(loader.device.kind, memory_format=torch.channels_last)
+    scheme.to(device=torch.device(loader.device.kind))
+    scheme.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch stub
     optimizer = _optimizer(scheme, recipe)
     scheduler = LambdaLR(optimizer, _schedule(recipe, len(loader)))
     state = _Checkpoint(checkpoint, scheme, optimizer, scheduler)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
@@ -16,7 +15,6 @@ from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill import METHODS
 from kdpipe.stages.distill.kd import KD
 from kdpipe.stages.distill.method import Method
-from kdpipe.stages.models.source import Blueprint
 from kdpipe.stages.network import Network, save_network
 from kdpipe.stages.recipe import Recipe
 from kdpipe.stages.student import Architecture
@@ -52,7 +50,7 @@ class Distilled(Network):
 
 
 @dataclass(frozen=True)
-class Inputs:
+class DistillInputs:
     """What distillation reads."""
 
     data: Dataset
@@ -65,14 +63,14 @@ class Distill(Recipe, Stage):
 
     name: ClassVar[str] = "distill"
     packages: ClassVar[tuple[str, ...]] = ("torch", "numpy")
-    Inputs: ClassVar[type] = Inputs
+    Inputs: ClassVar[type] = DistillInputs
     Output: ClassVar[type[Artifact]] = Distilled
 
     methods: tuple[AnyMethod, ...] = Field((KD(),), description="see `kdpipe methods`")
     supervised: NonNegativeFloat = Field(1.0, description="weight of the loss against the labels")
     control: Control | None = Field(Control(), description="null trains no control")
 
-    def run(self, inputs: Inputs, work: Work) -> None:
+    def run(self, inputs: DistillInputs, work: Work) -> None:
         """Train a pair per seed; the first distilled student is the one that ships."""
         seeds = range(self.seed, self.seed + (self.control.seeds if self.control else 1))
         pairs: list[dict[str, float]] = []
@@ -88,7 +86,7 @@ class Distill(Recipe, Stage):
             work.observer.fact("pair", **pair)
         (work.out / "pairs.json").write_text(json.dumps(pairs, indent=1))
 
-    def _train(self, inputs: Inputs, work: Work, seed: int, role: str) -> nn.Module:
+    def _train(self, inputs: DistillInputs, work: Work, seed: int, role: str) -> nn.Module:
         """A student trained with the teacher (`distilled`) or without it (`control`)."""
         import torch
 
@@ -114,7 +112,7 @@ class Distill(Recipe, Stage):
         fit(scheme, loader, self, checkpoint, work.observer)
         return network.cpu()
 
-    def _keep(self, network: nn.Module, inputs: Inputs, work: Work, ships: bool) -> Outcome:
+    def _keep(self, network: nn.Module, inputs: DistillInputs, work: Work, ships: bool) -> Outcome:
         if ships:
             return save_network(work.out, network, inputs.student.blueprint, inputs.data)
         return _judge(network, inputs.data)

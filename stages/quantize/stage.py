@@ -25,7 +25,7 @@ STATE = "quantized.safetensors"
 
 
 @dataclass(frozen=True)
-class Inputs:
+class QuantizeInputs:
     """What quantization reads: the distilled student, or the teacher where there is none."""
 
     data: Dataset
@@ -66,7 +66,7 @@ class Quantize(Recipe, Stage):
 
     name: ClassVar[str] = "quantize"
     packages: ClassVar[tuple[str, ...]] = ("torch", "numpy")
-    Inputs: ClassVar[type] = Inputs
+    Inputs: ClassVar[type] = QuantizeInputs
     Output: ClassVar[type[Artifact]] = Quantized
 
     mode: Literal["none", "ptq", "qat"] = Field(
@@ -87,7 +87,7 @@ class Quantize(Recipe, Stage):
         """int8, unless the mode is none."""
         return None if self.skipped else "int8"
 
-    def run(self, inputs: Inputs, work: Work) -> None:
+    def run(self, inputs: QuantizeInputs, work: Work) -> None:
         """Capture, calibrate on the calibration split, train where asked, and judge."""
         from safetensors.torch import save_file
 

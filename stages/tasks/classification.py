@@ -57,4 +57,5 @@ class Classification(Task):
 
     def agreement(self, a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.float32]:
         """1 where both models say the same class."""
-        return (a == b).astype(np.float32)
+        same: NDArray[np.float32] = np.equal(a, b).astype(np.float32)
+        return same
