@@ -101,13 +101,13 @@ def _noise(target: Target, artifact: Path, folder: Path) -> Path:
 
     with target.open(artifact) as session:
         spec = session.inputs[0]
-    free = [i for i, length in enumerate(spec.shape) if length is None and i > 0]
-    if free or len(spec.shape) == 0:
+    sizes = [length for length in spec.shape[1:] if length is not None]
+    if len(sizes) + 1 != len(spec.shape):
         raise UsageError(
             f"{artifact.name} has an input of free size {spec.shape}",
             fix="give real samples with --inputs samples.npy",
         )
-    noise = np.random.default_rng(0).standard_normal((SAMPLES, *spec.shape[1:]))
+    noise = np.random.default_rng(0).standard_normal((SAMPLES, *sizes))
     path = folder / "noise.npy"
     np.save(path, noise.astype(spec.dtype))
     return path

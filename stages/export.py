@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TEACHER = "teacher"
-FLAVOURS = ("cpu", "trt")
+FLAVOURS: tuple[Literal["cpu", "trt"], ...] = ("cpu", "trt")
 
 
 @dataclass(frozen=True)
