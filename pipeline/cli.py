@@ -10,13 +10,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kdpipe.pipeline.conclusion import INTERRUPTED, Conclusion
-from kdpipe.pipeline.console import Style, listener
-from kdpipe.targets.errors import KdpipeError, UsageError
+if TYPE_CHECKING:
+    from kdpipe.pipeline.conclusion import Conclusion
+    from kdpipe.pipeline.launch import Launch
 
 app = typer.Typer(
     name="kdpipe",
@@ -59,12 +59,16 @@ def run(
     start: From = None,
     stop: To = None,
     only: Only = None,
-    progress: Annotated[Style, typer.Option(help="How to show what is going on.")] = "auto",
+    progress: Annotated[
+        Literal["auto", "bar", "lines", "none"], typer.Option(help="How to show what is going on.")
+    ] = "auto",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Run the chain, measure every artifact, and judge it. Stored stages are reused."""
     with _errors(debug, as_json):
+        from kdpipe.pipeline.console import listener
+
         launch = _launch(config, assignments, store, run_dir, start, stop, only)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         conclusion, results = launch.run((listener(sys.stderr, progress),))
@@ -215,11 +219,12 @@ def _launch(
     start: str | None,
     stop: str | None,
     only: str | None,
-) -> Any:
+) -> Launch:
     from kdpipe.pipeline.config import Config
     from kdpipe.pipeline.launch import Launch, Selection, default_run_dir
     from kdpipe.pipeline.rundir import RunDir
     from kdpipe.pipeline.store import Store
+    from kdpipe.targets.errors import UsageError
 
     if only and (start or stop):
         raise UsageError("--only goes alone", fix="leave out --from and --to")
@@ -231,6 +236,9 @@ def _launch(
 @contextmanager
 def _errors(debug: bool, as_json: bool) -> Iterator[None]:
     """Print an error as a person wants it, on stderr, and exit with its code."""
+    from kdpipe.pipeline.conclusion import INTERRUPTED, Conclusion
+    from kdpipe.targets.errors import KdpipeError
+
     try:
         yield
     except KdpipeError as error:

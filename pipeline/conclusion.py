@@ -27,23 +27,33 @@ class Conclusion:
 
 
 def conclude(
-    verdicts: Sequence[Mapping[str, Any]], failed: Mapping[str, KdpipeError], skipped: int = 0
+    verdicts: Sequence[Mapping[str, Any]],
+    failed: Mapping[str, KdpipeError],
+    *,
+    rules: int,
+    skipped: int = 0,
 ) -> Conclusion:
     """A failed stage outweighs a failed rule, which outweighs missing evidence.
 
-    Nothing passes by being absent: no verdict at all is a failure of the gate.
+    A stage that failed over the user's own data or model exits 2, like any other wrong input.
+
+    `rules` were asked for and `skipped` targets could not run. Nothing passes by being absent:
+    where rules were asked for and none could be judged, the evidence is missing.
     """
     words = [verdict["verdict"] for verdict in verdicts]
     counts = _counts(words, skipped)
     if failed:
         step, error = next(iter(failed.items()))
-        return Conclusion("FAILED", STAGE_FAILED, f"{step}: {error.what}")
+        return Conclusion("FAILED", error.exit_code, f"{step}: {error.what}")
     if "FAIL" in words:
         worst = verdicts[words.index("FAIL")]
         return Conclusion("FAILED", GATE_FAILED, f"{_rule(worst)}; {counts}")
     if "UNDECIDED" in words:
         first = verdicts[words.index("UNDECIDED")]
         return Conclusion("FAILED", UNDECIDED, f"not enough evidence: {_rule(first)}; {counts}")
+    if rules and not words:
+        reason = f"not enough evidence: none of {rules} rules could be judged"
+        return Conclusion("FAILED", UNDECIDED, f"{reason}{_also(skipped)}")
     return Conclusion("PASSED", PASSED, counts)
 
 
@@ -56,6 +66,9 @@ def _counts(words: Sequence[str], skipped: int) -> str:
         f"{words.count('PASS')} of {len(words)} rules passed" if words else "no rule was asked for",
         f"{words.count('FAIL')} failed" if "FAIL" in words else "",
         f"{words.count('UNDECIDED')} undecided" if "UNDECIDED" in words else "",
-        f"{skipped} target{'s' if skipped > 1 else ''} skipped" if skipped else "",
     ]
-    return ", ".join(part for part in parts if part)
+    return ", ".join(part for part in parts if part) + _also(skipped)
+
+
+def _also(skipped: int) -> str:
+    return f", {skipped} target{'s' if skipped > 1 else ''} skipped" if skipped else ""

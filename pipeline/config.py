@@ -7,20 +7,22 @@ means its defaults, `null` means skip it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from kdpipe.pipeline.chain import Step, steps
-from kdpipe.pipeline.diagnose import validate
+from kdpipe.pipeline.diagnose import problem_at, validate
 from kdpipe.pipeline.document import Document
-from kdpipe.stages import STAGES, TASKS, Rule, Stage, Task
+from kdpipe.pipeline.place import Problem, shown
+from kdpipe.pipeline.wording import choose
+from kdpipe.stages import DEFAULT_RULES, STAGES, TASKS, Rule, Stage, Task
 from kdpipe.stages.choice import choice
 from kdpipe.targets import Target, targets
-from kdpipe.targets.errors import ConfigError
+from kdpipe.targets.base import Precision
 
 VERSION = 1
 
@@ -44,11 +46,17 @@ class Config:
         """
         document = Document.read(path).override(assignments)
         values = validate(schema(), document)
-        present = (getattr(values, stage.name) for stage in STAGES)
+        given = dict(values)
+        present = (given[stage.name] for stage in STAGES)
         chain = tuple(stage for stage in present if stage is not None and not stage.skipped)
-        wanted = _resolve(getattr(values, "targets"), chain)  # noqa: B009 (made at run time)
-        rules = getattr(values, "gate") or ()  # noqa: B009
-        return cls(path, document.text, getattr(values, "task"), chain, wanted, rules)  # noqa: B009
+        wanted, rules = _resolve(given["targets"], chain), given["gate"] or ()
+        problems = [
+            *_target_problems(document, wanted, chain),
+            *_rule_problems(document, rules, wanted),
+        ]
+        if problems:
+            raise document.refuse(problems)
+        return cls(path, document.text, given["task"], chain, wanted, rules)
 
     def steps(self) -> list[Step]:
         """The chain of this config, in running order."""
@@ -73,18 +81,27 @@ def schema() -> type[BaseModel]:
         kind = stage if needed else stage | None
         fields[stage.name] = (kind, Field(default, description=summary(stage)))
     fields["targets"] = (
-        tuple[choice(targets(), "name"), ...],  # type: ignore[misc]  # made at run time
-        Field(..., min_length=1, description="what the student is compiled for and measured on"),
+        Annotated[tuple[choice(targets(), "name"), ...], AfterValidator(_some)],
+        Field(..., description="what the student is compiled for and measured on"),
     )
     fields["gate"] = (
         tuple[Rule, ...] | None,
         Field(
-            None, description="rules that the artifacts must prove; by default the built-in ones"
+            DEFAULT_RULES,
+            description="rules that the artifacts must prove; by default at most a point lost, and "
+            "int8 faster than fp32; null: none",
         ),
     )
     return create_model(
         "Config", __config__=ConfigDict(frozen=True, extra="forbid", title="kdpipe"), **fields
     )
+
+
+def _some(wanted: tuple[Target, ...]) -> tuple[Target, ...]:
+    """`min_length` would also complain about a list whose only entry is wrong."""
+    if not wanted:
+        raise ValueError("name at least one target")
+    return wanted
 
 
 def summary(thing: type) -> str:
@@ -93,20 +110,42 @@ def summary(thing: type) -> str:
 
 
 def _resolve(wanted: Sequence[Target], stages: Sequence[Stage]) -> tuple[Target, ...]:
-    """Give each target its precision: int8 where a stage quantizes, unless it names another."""
-    gained = next((p for stage in stages if (p := stage.precision())), None)
-    resolved = [
-        target.model_copy(update={"precision": target.precision or gained or "fp32"})
-        for target in wanted
-    ]
-    ids = [target.id for target in resolved]
-    twice = sorted({name for name in ids if ids.count(name) > 1})
-    if twice:
-        raise ConfigError(f"targets: {twice[0]} is listed twice", fix="remove one of the two")
-    for target in resolved:
-        if target.precision not in ("fp32", gained):
-            raise ConfigError(
-                f"targets: {target.id} asks for {target.precision}, which this chain does not make",
-                fix="set quantize.mode, or precision: fp32 for this target",
-            )
-    return tuple(resolved)
+    """Give each target its precision: that of the chain, unless it names another."""
+    chain = _gained(stages) or "fp32"
+    return tuple(
+        target.model_copy(update={"precision": target.precision or chain}) for target in wanted
+    )
+
+
+def _gained(stages: Sequence[Stage]) -> Precision | None:
+    """The precision beside fp32 that the chain makes, if any."""
+    return next((precision for stage in stages if (precision := stage.precision())), None)
+
+
+def _target_problems(
+    document: Document, targets: Sequence[Target], stages: Sequence[Stage]
+) -> Iterator[Problem]:
+    """Targets that are listed twice, and those of a precision that the chain does not make."""
+    ids = [target.id for target in targets]
+    for index, target in enumerate(targets):
+        first = ids.index(target.id)
+        if first < index:
+            what = f"{target.id} is listed twice"
+            notes = (f"note: it is targets[{first}] too", "help: remove one of the two")
+            yield problem_at(document, ("targets", index), what, notes)
+        elif target.precision not in ("fp32", _gained(stages)):
+            what = f"this chain does not make {target.precision}"
+            notes = ("help: set quantize.mode to ptq or qat, or precision: fp32 for this target",)
+            yield problem_at(document, ("targets", index, "precision"), what, notes)
+
+
+def _rule_problems(
+    document: Document, rules: Sequence[Rule], targets: Sequence[Target]
+) -> Iterator[Problem]:
+    """Rules about targets that the config does not have: they could never hold."""
+    known = list(dict.fromkeys([*(t.id for t in targets), *(t.name for t in targets)]))
+    for index, rule in enumerate(rules):
+        if rule.target is not None and rule.target not in known:
+            notes, _ = choose(rule.target, known, listed=True)
+            what = f"{shown(rule.target)} is none of the targets"
+            yield problem_at(document, ("gate", index, "target"), what, notes)

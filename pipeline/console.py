@@ -23,7 +23,7 @@ _WORDS = {
     "reused": "stored",
     "started": "run",
     "finished": "done",
-    "skipped": "skip",
+    "blocked": "skip",
     "failed": "FAIL",
     "warning": "warn",
     "damaged": "DAMAGED",
@@ -116,7 +116,7 @@ def describe(event: Event) -> str | None:
     texts: dict[str, Callable[[], str]] = {
         "reused": lambda: "",
         "started": lambda: f"({event['why']})",
-        "skipped": lambda: event["why"],
+        "blocked": lambda: event["why"],
         "failed": lambda: str(event["error"]).splitlines()[0],
         "warning": lambda: event["text"],
         "damaged": lambda: f"{event['damage']}; kept in {event['kept']}, made again",

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 from kdpipe.targets.digest import sha256_file
+from kdpipe.targets.errors import DataError
+
+QUIET_NS = 2_000_000_000
+"""Files that changed less than this long ago are not remembered.
+
+The clock of a file system ticks coarsely: two writes within one tick leave the same times, and the
+second would go unseen. Git calls such entries "racily clean".
+"""
 
 
 class Contents:
@@ -22,9 +32,14 @@ class Contents:
         self._changed = False
 
     def digest(self, path: Path) -> str:
-        """The digest of a file, or of a folder as sorted `sha256  name` lines."""
+        """The digest of a file, or of a folder as sorted `sha256  name` lines.
+
+        Raises DataError when there is neither.
+        """
         if path.is_file():
             return self._file(path)
+        if not path.is_dir():
+            raise DataError(f"there is no file or folder {path}", fix="correct the path")
         lines = [
             f"{self._file(file)}  {file.relative_to(path).as_posix()}\n"
             for file in sorted(path.rglob("*"))
@@ -36,10 +51,11 @@ class Contents:
         """Remember for the next time; a failure to do so costs only time."""
         if not self._changed:
             return
-        self._memory.parent.mkdir(parents=True, exist_ok=True)
         draft = self._memory.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(self._known))
-        draft.replace(self._memory)
+        with contextlib.suppress(OSError):  # a store that can only be read may still be planned
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(self._known))
+            draft.replace(self._memory)
 
     def _file(self, path: Path) -> str:
         stat = path.stat()
@@ -47,15 +63,17 @@ class Contents:
         known = self._known.get(str(path))
         if known and known[:-1] == state:
             return str(known[-1])
+        now = time.time_ns()
         sha = sha256_file(path)
-        self._known[str(path)] = [*state, sha]
-        self._changed = True
+        if stat.st_ctime_ns < now - QUIET_NS:
+            self._known[str(path)] = [*state, sha]
+            self._changed = True
         return sha
 
 
 def _load(memory: Path) -> dict[str, list[object]]:
     try:
-        known: dict[str, list[object]] = json.loads(memory.read_bytes())
+        known = json.loads(memory.read_bytes())
     except (OSError, ValueError):
         return {}
-    return known
+    return known if isinstance(known, dict) else {}

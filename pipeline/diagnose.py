@@ -6,16 +6,17 @@ which errors are causes worth showing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from kdpipe.pipeline.document import Document
-from kdpipe.pipeline.locate import Spot, locate
-from kdpipe.pipeline.place import Address, Place, Problem, dotted, shown
+from kdpipe.pipeline.locate import Spot, key_of, locate
+from kdpipe.pipeline.nodes import step_of
+from kdpipe.pipeline.place import Address, Place, Problem, cut, dotted, printable, shown
 from kdpipe.pipeline.wording import Finding, Words, words
 
 M = TypeVar("M", bound=BaseModel)
@@ -27,12 +28,61 @@ def validate(model: type[M], document: Document) -> M:
     Raises ConfigError with one problem per cause, in the order of the file.
     """
     try:
-        return model.model_validate(document.data, context={"base": document.path.parent})
+        settings = model.model_validate(document.data, context={"base": document.path.parent})
     except ValidationError as error:
         details = error.errors(include_url=False)
+    else:
+        if converted := list(_converted(document.data, settings, ())):
+            raise document.refuse([_corrected(document, *case) for case in converted])
+        return settings
     findings = [_finding(model, document, detail) for detail in details]
     causes = _causes(_settled([_Case(f.spot, f, words(f)) for f in findings]))
     raise document.refuse([_problem(document, case) for case in causes])
+
+
+def problem_at(
+    document: Document, address: Address, what: str, notes: tuple[str, ...] = ()
+) -> Problem:
+    """A problem with the value at `address` that no model sees, e.g. one with another value."""
+    place = document.place(address)
+    span = place.value or place.key
+    notes = (*notes, *_alias_note(document, address))
+    return Problem(f"{dotted(address)}: {what}", span, notes, place.assignment)
+
+
+def _converted(raw: Any, value: Any, at: Address) -> Iterator[tuple[Address, Any, str]]:
+    """What the model silently turned into something else: (address, as given, what it became).
+
+    Pydantic reads `yes` as 1 where a number is wanted, and "3" as 3; nobody who wrote that meant it.
+    """
+    if isinstance(raw, dict):
+        for key, inner in _inside(raw, value):
+            yield from _converted(raw[key], inner, (*at, step_of(key)))
+    elif isinstance(raw, list) and isinstance(value, list | tuple) and len(raw) == len(value):
+        for index, (item, inner) in enumerate(zip(raw, value, strict=True)):
+            yield from _converted(item, inner, (*at, index))
+    elif isinstance(value, bool) != isinstance(raw, bool) or isinstance(raw, str):
+        if isinstance(value, int | float) and isinstance(raw, int | float | str):
+            yield at, raw, "true or false" if isinstance(value, bool) else "a number"
+
+
+def _inside(raw: Mapping[Any, Any], value: Any) -> Iterator[tuple[Any, Any]]:
+    """The keys of a YAML mapping with what the model made of their values, as far as it did."""
+    if isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            given = [key for key in (key_of(name, field), name) if key in raw]
+            yield from ((key, getattr(value, name)) for key in given[:1])
+    elif isinstance(value, Mapping):
+        yield from ((key, value[key]) for key in raw if key in value)
+
+
+def _corrected(document: Document, address: Address, raw: Any, became: str) -> Problem:
+    if isinstance(raw, str):
+        notes = (f"help: write it without quotes: {printable(cut(raw))}",)
+        return problem_at(document, address, f"{shown(raw)} is text, not {became}", notes)
+    written = document.written(document.place(address).value) or shown(raw)
+    kind = "true/false" if isinstance(raw, bool) else "a number"
+    return problem_at(document, address, f"{written} is {kind}, not {became}")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def diagnose(config: Path | None = None) -> dict[str, Any]:
         read = Config.read(config)
         read.check()
         required = [t.id for t in read.targets if t.required and t.missing()]
-    rows = [row | _broken(row["name"]) for row in target_rows()]
+    rows = [row | (_broken(row["name"]) if row["status"] == "ok" else {}) for row in target_rows()]
     return {
         "packages": list(_packages()),
         "targets": rows,

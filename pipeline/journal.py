@@ -18,7 +18,11 @@ class Journal:
 
     def __init__(self, path: Path, listeners: tuple[Listener, ...] = ()) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        torn = _ends_mid_line(path)
+        # A file name that is not Unicode becomes an escape, which JSON reads back.
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
+        if torn:
+            self._file.write("\n")  # what a kill cut short must not swallow the next event
         self._listeners = listeners
 
     def tell(self, event: str, **values: Any) -> None:
@@ -56,8 +60,24 @@ class StepObserver:
 
 
 def read(path: Path) -> Iterator[Event]:
-    """All events of a journal; a last line cut short by a kill is left out."""
-    with path.open(encoding="utf-8") as file:
+    """All events of a journal; lines cut short by a kill are left out."""
+    with path.open("rb") as file:
         for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+            event = _event(line)
+            if event is not None:
+                yield event
+
+
+def _event(line: bytes) -> Event | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def _ends_mid_line(path: Path) -> bool:
+    written = path.read_bytes() if path.exists() else b""
+    return written[-1:] not in (b"", b"\n")

@@ -13,6 +13,7 @@ from typing import Any
 from kdpipe.pipeline.chain import Step
 from kdpipe.pipeline.conclusion import PASSED, Conclusion, conclude
 from kdpipe.pipeline.config import Config
+from kdpipe.pipeline.judgement import judgement
 from kdpipe.pipeline.journal import Journal, Listener
 from kdpipe.pipeline.plan import Planned, Planner, load_records
 from kdpipe.pipeline.run import Executed, Runner
@@ -39,6 +40,10 @@ class Selection:
                 raise UsageError(
                     f"there is no stage '{name}' in this chain", found=", ".join(names)
                 )
+        if self.start and self.stop and names.index(self.start) > names.index(self.stop):
+            raise UsageError(
+                f"--from {self.start} comes after --to {self.stop}", found=" -> ".join(names)
+            )
         last = self.only or self.stop or names[-1]
         kept = names[: names.index(last) + 1]
         return [step for step in steps if step.stage.name in kept]
@@ -72,7 +77,7 @@ class Launch:
         """
         steps = self.selection.steps(self.config.steps())
         self.config.check()
-        self._require_targets()
+        self._require_targets(steps)
         journal = Journal(self.rundir.journal, listeners)
         try:
             return self._run(steps, journal)
@@ -83,12 +88,14 @@ class Launch:
         started = time.monotonic()
         planner = self._planner(steps)
         self._require_stored(planner, steps)
-        self.rundir.write(self.rundir.folder / "config.yaml", self.config.text)
+        whole = len(steps) == len(self.config.steps())
+        if whole:
+            self.rundir.forget()
+            self.rundir.write(self.rundir.folder / "config.yaml", self.config.text)
         journal.tell("run", config=str(self.config.path), kdpipe=version("kdpipe"))
         done = Runner(self.store, planner, journal).run(steps)
         records = {**load_records(self.rundir.records), **done.records()}
         self.rundir.write(self.rundir.records, _json(records))
-        whole = len(steps) == len(self.config.steps())
         conclusion, results = self._conclude(steps, done) if whole else (_stopped(steps, done), {})
         seconds = round(time.monotonic() - started, 3)
         if results:
@@ -98,26 +105,23 @@ class Launch:
         return conclusion, results
 
     def _conclude(self, steps: Sequence[Step], done: Executed) -> tuple[Conclusion, dict[str, Any]]:
-        from kdpipe.stages.gate import judge
         from kdpipe.stages.results import collect, files, measurements
 
         outputs = done.artifacts(steps)
-        self.rundir.forget()
         results: dict[str, Any] = {"run": self._about(), "machine": fingerprint()}
         results |= collect(outputs)
         measured, compiled = measurements(outputs), files(outputs)
         for row in results["artifacts"]:
             name, evidence = row["id"], measured[row["id"]].evidence
             row["path"] = self.rundir.keep(name, compiled[name], row["sha256"], evidence)
-        rules = self.config.rules or ()
-        verdicts = [v.to_dict() for v in judge(rules, [m.evidence for m in measured.values()])]
-        results["skipped"] = _skipped(steps, done)
-        results["failed"] = [{"step": s, "error": str(e)} for s, e in done.failed.items()]
-        conclusion = conclude(verdicts, done.failed, len(results["skipped"]))
-        policy = [rule.as_dict() for rule in rules]
-        results["gate"] = {"policy": policy, "rules": verdicts}
-        results |= verdict_fields(conclusion)
-        return conclusion, results
+        results["skipped"] = _skipped(steps)
+        results["failed"] = [
+            {"step": step, "error": str(error), "exit_code": error.exit_code}
+            for step, error in done.failed.items()
+        ]
+        evidence = [one.evidence for one in measured.values()]
+        conclusion, said = judgement(self.config.rules, evidence, results["skipped"], done.failed)
+        return conclusion, results | said
 
     def _about(self) -> dict[str, Any]:
         return {"kdpipe": version("kdpipe"), "config": str(self.config.path)}
@@ -126,9 +130,9 @@ class Launch:
         previous = load_records(self.rundir.records)
         return Planner(self.store, previous, self.selection.redo(steps))
 
-    def _require_targets(self) -> None:
-        """Fail before hours of training, not after."""
-        for target in self.config.targets:
+    def _require_targets(self, steps: Sequence[Step]) -> None:
+        """Fail before hours of training, not after; targets that no step needs may be missing."""
+        for target in _targets(steps):
             missing = target.missing() if target.required else None
             if missing:
                 raise TargetUnavailable(
@@ -150,30 +154,27 @@ class Launch:
                 )
 
 
-def verdict_fields(conclusion: Conclusion) -> dict[str, Any]:
-    """How `results.json` says the conclusion."""
-    return {
-        "verdict": conclusion.word,
-        "exit_code": conclusion.exit_code,
-        "reason": conclusion.reason,
-    }
-
-
 def _usable(targets: Sequence[Target]) -> list[str]:
     return [target.id for target in targets if not target.missing()]
 
 
-def _skipped(steps: Sequence[Step], done: Executed) -> list[dict[str, str]]:
+def _skipped(steps: Sequence[Step]) -> list[dict[str, str]]:
     """Targets that could not run here, with the reason, once each."""
-    missing = {step.target.id: step.target.missing() for step in steps if step.target}
     return [
-        {"id": name, "reason": why.reason, "fix": why.fix} for name, why in missing.items() if why
+        {"id": target.id, "target": target.name, "reason": why.reason, "fix": why.fix}
+        for target in _targets(steps)
+        if (why := target.missing())
     ]
+
+
+def _targets(steps: Sequence[Step]) -> list[Target]:
+    """The targets that any of `steps` works for, once each."""
+    return list({step.target.id: step.target for step in steps if step.target}.values())
 
 
 def _stopped(steps: Sequence[Step], done: Executed) -> Conclusion:
     if done.failed:
-        return conclude([], done.failed)
+        return conclude([], done.failed, rules=0)
     return Conclusion(
         "STOPPED", PASSED, f"after {steps[-1].stage.name}, as asked: nothing was judged"
     )

@@ -79,7 +79,7 @@ def locate(model: type[BaseModel], data: Any, location: Sequence[str | int], mis
 
 def keys(kinds: Sequence[Any]) -> list[str]:
     """The keys that the models among `kinds` take, spelled as in YAML, in the models' order."""
-    names = [_key(name, f) for m in _models(kinds) for name, f in m.model_fields.items()]
+    names = [key_of(name, f) for m in _models(kinds) for name, f in m.model_fields.items()]
     return list(dict.fromkeys(names))
 
 
@@ -91,7 +91,7 @@ def tags(kinds: Sequence[Any]) -> list[str]:
 
 def description(owners: Sequence[Any], key: str | int) -> str:
     """What the model says of the field `key`, or nothing."""
-    fields = [f for m in _models(owners) for n, f in m.model_fields.items() if _key(n, f) == key]
+    fields = [f for m in _models(owners) for n, f in m.model_fields.items() if key_of(n, f) == key]
     return next((field.description for field in fields if field.description), "")
 
 
@@ -166,7 +166,7 @@ def _models(kinds: Sequence[Any]) -> list[type[BaseModel]]:
     return [k for k in _plain(kinds) if isinstance(k, type) and issubclass(k, BaseModel)]
 
 
-def _key(name: str, field: FieldInfo) -> str:
+def key_of(name: str, field: FieldInfo) -> str:
     """How a field is called in YAML."""
     alias = field.validation_alias or field.alias
     if isinstance(alias, AliasChoices):
@@ -182,7 +182,7 @@ def _child(kinds: Sequence[Any], item: str | int, data: Any) -> tuple[str | int,
         origin, arguments = get_origin(kind), get_args(kind)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             for name, field in kind.model_fields.items():
-                if item in (_key(name, field), name):
+                if item in (key_of(name, field), name):
                     found.append(Annotated[field.annotation, field])
                     key = name if not _has(data, item) and _has(data, name) else item
         elif origin is dict or origin is Mapping:

@@ -55,13 +55,12 @@ class Planner:
 
     def record(self, step: Step, inputs: Mapping[str, Entry]) -> Record:
         """All that the output of `step` depends on, given the entries that it reads."""
-        files = step.stage.files()
         packages = step.stage.packages + (step.target.packages if step.target else ())
         return {
             "stage": step.stage.name,
             "version": step.stage.version,
-            "fields": _without(step.stage.model_dump(mode="json"), list(files)),
-            "files": {field: self._contents.digest(path) for field, path in files.items()},
+            "fields": _without(step.stage.model_dump(mode="json"), list(step.stage.files())),
+            "files": self.files(step),
             "inputs": {name: inputs[source].digest for name, source in step.reads.items()},
             "settings": {
                 name: _settings(value.model_dump(mode="json"))
@@ -70,6 +69,10 @@ class Planner:
             "packages": {name: _version(name) for name in sorted(set(packages))},
             **({"machine": machine()} if step.stage.machine else {}),
         }
+
+    def files(self, step: Step) -> dict[str, str]:
+        """The digests of the user's files and folders that `step` reads, by field."""
+        return {name: self._contents.digest(path) for name, path in step.stage.files().items()}
 
     def _plan(self, step: Step, planned: Mapping[str, Planned]) -> Planned:
         if step.target and (missing := step.target.missing()):

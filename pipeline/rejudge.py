@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdpipe.pipeline.conclusion import GATE_FAILED, Conclusion, conclude
-from kdpipe.pipeline.launch import verdict_fields
+from kdpipe.pipeline.conclusion import GATE_FAILED, USAGE, Conclusion
+from kdpipe.pipeline.judgement import judgement, verdict_fields
 from kdpipe.pipeline.rundir import RunDir
 from kdpipe.stages import Rule
-from kdpipe.targets.errors import StageError
+from kdpipe.targets.errors import KdpipeError, StageError, UsageError
 
 
 def rejudge(folder: Path) -> tuple[Conclusion, dict[str, Any]]:
@@ -18,18 +19,21 @@ def rejudge(folder: Path) -> tuple[Conclusion, dict[str, Any]]:
     An artifact that is no longer the file that was measured fails the gate, whatever the samples
     say. Raises UsageError when there is no finished run in `folder`.
     """
-    from kdpipe.stages.gate import judge
-
     rundir = RunDir(folder)
     results = rundir.read_results()
     rules = [Rule.model_validate(rule) for rule in results["gate"]["policy"]]
-    verdicts = [verdict.to_dict() for verdict in judge(rules, rundir.evidence())]
-    failed = {f["step"]: StageError(f["error"].splitlines()[0]) for f in results["failed"]}
-    conclusion = conclude(verdicts, failed, len(results["skipped"]))
+    failed = {row["step"]: _error(row) for row in results["failed"]}
+    conclusion, said = judgement(rules, rundir.evidence(), results["skipped"], failed)
     if changed := rundir.changed():
         reason = f"{changed[0]}: the file is not the one that was measured"
         conclusion = Conclusion("FAILED", GATE_FAILED, reason)
-    results["gate"]["rules"] = verdicts
-    results |= verdict_fields(conclusion)
+        said |= verdict_fields(conclusion)
+    results |= said
     rundir.write_results({k: v for k, v in results.items() if k != "schema"})
     return conclusion, results
+
+
+def _error(row: Mapping[str, Any]) -> KdpipeError:
+    """A stage's error as it was written down: its first line and its exit code."""
+    kind = UsageError if row["exit_code"] == USAGE else StageError
+    return kind(row["error"].splitlines()[0])

@@ -6,6 +6,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from kdpipe.pipeline.chain import Step
@@ -13,7 +14,7 @@ from kdpipe.pipeline.journal import Journal, StepObserver
 from kdpipe.pipeline.plan import Planned, Planner
 from kdpipe.pipeline.store import Entry, Record, Store, key_of
 from kdpipe.stages.base import Artifact, Work
-from kdpipe.targets.errors import KdpipeError, StageError
+from kdpipe.targets.errors import KdpipeError, StageError, listing
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Runner:
         """A plan whose stored entries are intact; damaged ones are set aside and planned anew."""
         while True:
             plan = self._planner.plan(steps)
-            damaged = [p for p in plan if p.entry and p.status == "stored" and self._damaged(p)]
+            damaged = [p for p in plan if p.key and self._damaged(p.step, p.key)]
             if not damaged:
                 return plan
 
@@ -71,17 +72,24 @@ class Runner:
                 self._attempt(planned, done)
         return done
 
-    def _damaged(self, planned: Planned) -> bool:
-        assert planned.entry
-        damage = self._store.damage(planned.entry.key)
-        if damage:
-            place = self._store.set_aside(planned.entry.key)
-            self._journal.tell("damaged", step=planned.step.id, damage=damage, kept=str(place))
-        return damage is not None
+    def _damaged(self, step: Step, key: str) -> bool:
+        """Whether `key` was stored and damaged; if so, it is set aside now."""
+        if not self._store.holds(key) or not self._store.damage(key):
+            return False
+        with self._lock(step, key):  # another run may just have been replacing it
+            damage = self._store.holds(key) and self._store.damage(key)
+            if damage:
+                place = self._store.set_aside(key)
+                self._journal.tell("damaged", step=step.id, damage=damage, kept=str(place))
+        return bool(damage)
+
+    def _lock(self, step: Step, key: str) -> AbstractContextManager[None]:
+        return self._store.lock(key, lambda: self._journal.tell("waiting", step=step.id))
 
     def _skip(self, done: Executed, step: Step, why: str) -> None:
         done.skipped[step.id] = why
-        self._journal.tell("skipped", step=step.id, why=why)
+        event = "blocked" if step.target and step.target.missing() else "unreached"
+        self._journal.tell(event, step=step.id, why=why)
 
     def _attempt(self, planned: Planned, done: Executed) -> None:
         step = planned.step
@@ -89,33 +97,36 @@ class Runner:
             done.entries[step.id] = planned.entry
             self._journal.tell("reused", step=step.id, key=planned.entry.key)
             return
-        started = time.monotonic()
         try:
             done.entries[step.id] = self._run(planned, done)
         except KeyboardInterrupt:
             self._journal.tell("interrupted", step=step.id)
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a user's module that exits must not pass for ok
             known = error if isinstance(error, KdpipeError) else _unforeseen(step, error)
             done.failed[step.id] = known
             text = "".join(traceback.format_exception(error))
             self._journal.tell("failed", step=step.id, error=str(known), traceback=text)
-            return
-        seconds = round(time.monotonic() - started, 3)
-        self._journal.tell("finished", step=step.id, seconds=seconds)
-        done.ran.append(step.id)
 
     def _run(self, planned: Planned, done: Executed) -> Entry:
         step = planned.step
         sources = {source: done.entries[source] for source in step.reads.values()}
         record = self._planner.record(step, sources)
         key = key_of(step.id, record)
-        self._journal.tell("started", step=step.id, why=planned.why, key=key)
-        with self._store.lock(key, lambda: self._journal.tell("waiting", step=step.id)):
+        if not self._planner.redoes(step):
+            self._damaged(step, key)
+        with self._lock(step, key):
             entry = self._store.find(key)
-            if entry and not self._planner.redoes(step) and not self._store.damage(key):
+            if entry and not self._planner.redoes(step):
+                self._journal.tell("reused", step=step.id, key=key)
                 return entry
-            return self._produce(step, key, record, sources)
+            started = time.monotonic()
+            self._journal.tell("started", step=step.id, why=planned.why, key=key)
+            entry = self._produce(step, key, record, sources)
+        seconds = round(time.monotonic() - started, 3)
+        self._journal.tell("finished", step=step.id, seconds=seconds)
+        done.ran.append(step.id)
+        return entry
 
     def _produce(self, step: Step, key: str, record: Record, sources: Mapping[str, Entry]) -> Entry:
         draft = self._store.draft(key)
@@ -123,12 +134,23 @@ class Runner:
         inputs = step.inputs({source: entry.folder for source, entry in sources.items()})
         try:
             step.stage.run(inputs, Work(draft, self._store.scratch(key), observer))
+            self._require_same_files(step, record)
             return self._store.put(key, step.id, record, draft)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
+    def _require_same_files(self, step: Step, record: Record) -> None:
+        """What was made from files that changed meanwhile belongs to no key."""
+        now = self._planner.files(step)
+        if changed := [name for name, sha in now.items() if sha != record["files"].get(name)]:
+            raise StageError(
+                f"{step.id}: what it reads changed while it ran",
+                found=listing([f"{step.stage.name}.{name}" for name in changed]),
+                fix="leave the files alone and run again",
+            )
 
-def _unforeseen(step: Step, error: Exception) -> StageError:
+
+def _unforeseen(step: Step, error: BaseException) -> StageError:
     """An exception that no stage foresaw, named after where it happened."""
     return StageError(
         f"{step.id} failed: {type(error).__name__}: {error}",

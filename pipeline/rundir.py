@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from kdpipe.stages.evidence import Evidence
 from kdpipe.targets.digest import digest
@@ -90,20 +91,33 @@ class RunDir:
         return copy.relative_to(self.folder).as_posix()
 
     def forget(self) -> None:
-        """Remove what an earlier run concluded, so that no stale verdict survives a failure."""
+        """Remove what an earlier run concluded, so that no stale verdict survives this one."""
         self.results.unlink(missing_ok=True)
         for name in ("artifacts", "evidence"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def evidence(self) -> list[Evidence]:
-        """The raw samples of every artifact, in the order of the results."""
-        names = [artifact["id"] for artifact in self.read_results()["artifacts"]]
-        return [Evidence.load(self.folder / "evidence" / name) for name in names]
+        """The raw samples of every artifact, in the order of the results.
+
+        Raises UsageError when they are absent or damaged.
+        """
+        return [self._evidence(artifact["id"]) for artifact in self.read_results()["artifacts"]]
 
     def changed(self) -> list[str]:
         """Artifacts whose files are not the ones that were measured."""
         rows = self.read_results()["artifacts"]
         return [row["id"] for row in rows if self._sha256(row["path"]) != row["sha256"]]
+
+    def _evidence(self, artifact: str) -> Evidence:
+        folder = self.folder / "evidence" / artifact
+        try:
+            return Evidence.load(folder)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+            raise UsageError(
+                f"the samples of {artifact} cannot be read",
+                found=f"{folder}: {error}",
+                fix="run kdpipe again; what is stored is reused",
+            ) from None
 
     def _sha256(self, path: str) -> str | None:
         file = self.folder / path

@@ -11,15 +11,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from kdpipe.targets.digest import sha256_file
+from kdpipe.targets.errors import StageError, listing
 
 MANIFEST = "manifest.json"
 Record = Mapping[str, Any]
@@ -70,18 +69,24 @@ class Store:
         """What is wrong with the stored files of `key`, or None when every byte is as written."""
         folder = self._objects / key
         try:
-            manifest = json.loads((folder / MANIFEST).read_bytes())
-            files, record, digest = manifest["files"], manifest["record"], manifest["digest"]
-            step = manifest["step"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            written = (folder / MANIFEST).read_bytes()
+            manifest = json.loads(written)
+            files, step, record = manifest["files"], manifest["step"], manifest["record"]
+            # Compared with what put would write, so that not even a blank may differ.
+            whole = written == _manifest(step, record, files) and key == key_of(step, record)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return f"{MANIFEST} cannot be read ({error})"
-        if digest != _digest(files) or key != key_of(step, record):
+        if not whole:
             return f"{MANIFEST} does not match its own hash"
         present = _names(folder)
         if present != set(files):
             return f"files differ from the manifest: {', '.join(sorted(present ^ set(files)))}"
-        changed = [name for name, sha in files.items() if sha256_file(folder / name) != sha]
+        changed = [name for name, sha in files.items() if _sha256(folder / name) != sha]
         return f"changed since it was stored: {', '.join(changed)}" if changed else None
+
+    def holds(self, key: str) -> bool:
+        """Whether anything is stored as `key`, sound or not."""
+        return (self._objects / key).exists()
 
     def set_aside(self, key: str) -> Path:
         """Move a damaged entry out of the way, keeping it for inspection; returns where it is."""
@@ -97,8 +102,10 @@ class Store:
         return folder
 
     @contextmanager
-    def lock(self, key: str, on_wait: Any = None) -> Iterator[None]:
+    def lock(self, key: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold `key` against other processes; `on_wait()` is called once if one holds it now."""
+        from filelock import FileLock, Timeout
+
         self._locks.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._locks / f"{key}.lock")
         try:
@@ -113,9 +120,13 @@ class Store:
             lock.release()
 
     def draft(self, key: str) -> Path:
-        """An empty folder to write the output of `key` into, in the store's own file system."""
+        """An empty folder to write the output of `key` into, in the store's own file system.
+
+        Whoever calls holds the lock of `key`, so other drafts of it are those of killed runs.
+        """
+        for dead in self._drafts.glob(f"{key}-*"):
+            shutil.rmtree(dead)
         folder = self._drafts / f"{key}-{os.getpid()}"
-        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 
@@ -123,12 +134,14 @@ class Store:
         """Publish `draft` as the output of `key`, replacing an older one.
 
         Order (trust in a power cut): files and their folders reach the disk, then the rename,
-        then the parent folder; only after that is the entry reported.
+        then the parent folder; only after that is the entry reported. Raises StageError for a
+        link among the files: what it leads to could change unseen.
         """
-        files = {name: sha256_file(draft / name) for name in sorted(_names(draft))}
-        digest = _digest(files)
-        manifest = {"step": step, "record": record, "files": files, "digest": digest}
-        (draft / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        names = sorted(_names(draft))
+        if links := [name for name in names if (draft / name).is_symlink()]:
+            raise StageError(f"{step} left links among its files", found=listing(links))
+        files = {name: sha256_file(draft / name) for name in names}
+        (draft / MANIFEST).write_bytes(_manifest(step, record, files))
         _make_durable(draft)
         self._objects.mkdir(parents=True, exist_ok=True)
         place = self._objects / key
@@ -139,12 +152,25 @@ class Store:
         draft.rename(place)
         _sync(self._objects)
         shutil.rmtree(self._scratch / key, ignore_errors=True)
-        return Entry(key, place, digest, record)
+        return Entry(key, place, _digest(files), record)
+
+
+def _manifest(step: str, record: Record, files: Mapping[str, str]) -> bytes:
+    manifest = {"step": step, "record": record, "files": files, "digest": _digest(files)}
+    return json.dumps(manifest, indent=1, sort_keys=True).encode()
 
 
 def _names(folder: Path) -> set[str]:
-    files = (path for path in folder.rglob("*") if not path.is_dir())
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return {path.relative_to(folder).as_posix() for path in files} - {MANIFEST}
+
+
+def _sha256(path: Path) -> str | None:
+    """The digest of a plain file; None for a link, and for a file that the disk gives no more."""
+    try:
+        return None if path.is_symlink() else sha256_file(path)
+    except OSError:
+        return None
 
 
 def _digest(files: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 class Augment(BaseModel):
     """Shift and flip, applied alike to what the teacher and the student train on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     shift: NonNegativeInt = Field(0, description="pixels up, down, left or right, zeros come in")
     flip: bool = Field(False, description="mirror left to right, every second image on average")

@@ -66,7 +66,7 @@ class Stage(BaseModel):
     with a `target` input runs once for each target.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: ClassVar[str]
     version: ClassVar[int] = 1

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -25,7 +25,9 @@ from kdpipe.stages.network import Network
 from kdpipe.stages.tasks import Outcome
 from kdpipe.targets.base import Target
 from kdpipe.targets.fingerprint import fingerprint
-from kdpipe.targets.measure import Job, Memory, Process, peak_memory, time_processes
+
+if TYPE_CHECKING:
+    from kdpipe.targets.measure import Job, Memory, Process
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Benchmark(Stage):
 
     def run(self, inputs: BenchmarkInputs, work: Work) -> None:
         """Score the artifact on the whole eval split, then time and weigh it in fresh processes."""
+        from kdpipe.targets.measure import peak_memory, time_processes
+
         outcome = _score(inputs)
         work.observer.fact("score", value=outcome.mean, n=len(outcome.score))
         feed = work.scratch / "inputs.npy"
@@ -106,6 +110,8 @@ def _score(inputs: BenchmarkInputs) -> Outcome:
 
 
 def _job(inputs: BenchmarkInputs, role: str, feed: Path) -> Job:
+    from kdpipe.targets.measure import Job
+
     twin = inputs.target.model_copy(update={"precision": "fp32"})
     target = inputs.target if role == "artifact" else twin
     return Job(target, inputs.compile.path(role), feed)

@@ -18,7 +18,7 @@ from pydantic import (
 class Recipe(BaseModel):
     """Optimizer, schedule and budget of one training. The learning rate follows one cosine."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     epochs: PositiveInt = Field(20, description="passes over the train split")
     batch_size: int = Field(128, ge=2, description="samples per step")

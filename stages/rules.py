@@ -63,7 +63,7 @@ class Rule(BaseModel):
     Several limits in one rule are judged one by one (`parts`); all of them have to hold.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     metric: str = Field(description="what is judged; `score` is the task's headline metric")
     target: str | None = Field(

@@ -22,7 +22,7 @@ from kdpipe.targets.errors import UsageError
 class Shrink(BaseModel):
     """A smaller sibling of the teacher: shares of its blocks and of its channels that remain."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     depth: float = Field(1.0, gt=0, le=1, description="share of the blocks of each stage")
     width: float = Field(1.0, gt=0, le=1, description="share of the channels")

@@ -16,7 +16,10 @@ from kdpipe.stages.base import Observer
 from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.graph import Scheme
 from kdpipe.stages.recipe import Recipe
-from kdpipe.targets.errors import StageError
+from kdpipe.targets.errors import StageError, listing
+
+
+_CALM = "lower learning_rate, raise warmup_epochs, or set amp: off"
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,23 @@ class Loader:
         rng = np.random.default_rng([self.seed, number])
         order = rng.permutation(len(self.data.train))
         for step in range(len(self)):
-            yield self._batch(np.sort(order[step * self.size : (step + 1) * self.size]), rng)
+            indices = np.sort(order[step * self.size : (step + 1) * self.size])
+            yield self._batch(indices, rng, self.device)
 
     def sample(self) -> dict[str, Tensor]:
-        """Two training samples, for dry runs."""
-        return self._batch(np.arange(min(2, len(self.data.train))), np.random.default_rng(0))
+        """Two training samples for dry runs, on the CPU: networks move to the device in `fit`."""
+        indices = np.arange(min(2, len(self.data.train)))
+        return self._batch(indices, np.random.default_rng(0), Device("cpu", bf16=False))
 
-    def _batch(self, indices: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+    def _batch(
+        self, indices: np.ndarray, rng: np.random.Generator, device: Device
+    ) -> dict[str, Tensor]:
         split = self.data.train
         pixels = self.data.augment.apply(split.images[indices], rng)
         return {
-            "input": self.device.put(split.preprocess(pixels)),
-            "target": self.device.put(np.asarray(split.labels[indices])),
-            "index": self.device.put(indices),
+            "input": device.put(split.preprocess(pixels)),
+            "target": device.put(np.asarray(split.labels[indices])),
+            "index": device.put(indices),
         }
 
 
@@ -88,7 +95,7 @@ def fit(
 
     After each epoch the whole state goes to `checkpoint`; when that file exists the training
     continues from it, ending in the same weights as if it had never stopped. Raises StageError
-    naming epoch, step and term when a loss is not finite.
+    naming epoch, step and term when a loss is not finite, or the weights that are not.
     """
     scheme.to(device=torch.device(loader.device.kind))
     scheme.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch stub
@@ -98,6 +105,7 @@ def fit(
     history = state.load()
     for epoch in range(len(history), recipe.epochs):
         history.append(_epoch(scheme, loader, epoch, optimizer, scheduler))
+        _require_finite(scheme, epoch)
         state.save(history)
         observer.progress(epoch + 1, recipe.epochs, f"loss {history[-1]:.4f}")
     return history
@@ -133,8 +141,19 @@ def _diverged(terms: dict[str, Tensor], epoch: int, step: int) -> None:
     raise StageError(
         f"the loss is no longer finite at epoch {epoch + 1}, step {step + 1}: {', '.join(guilty)}",
         found=", ".join(f"{name} = {value:.4g}" for name, value in values.items()),
-        fix="lower learning_rate, raise warmup_epochs, or set amp: off",
+        fix=_CALM,
     )
+
+
+def _require_finite(scheme: Scheme, epoch: int) -> None:
+    """The last step of an epoch has no loss after it that would tell; no checkpoint keeps it."""
+    bad = [name for name, tensor in scheme.learned().items() if not tensor.isfinite().all()]
+    if bad:
+        raise StageError(
+            f"the weights are no longer finite after epoch {epoch + 1}",
+            found=listing(bad, 5),
+            fix=_CALM,
+        )
 
 
 def _optimizer(scheme: Scheme, recipe: Recipe) -> torch.optim.Optimizer:
@@ -186,6 +205,7 @@ class _Checkpoint:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "random": torch.get_rng_state(),
+                "random_cuda": torch.cuda.get_rng_state_all(),
                 "history": history,
             },
             draft,
@@ -201,5 +221,6 @@ class _Checkpoint:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         torch.set_rng_state(saved["random"])
+        torch.cuda.set_rng_state_all(saved["random_cuda"])
         history: list[float] = saved["history"]
         return history

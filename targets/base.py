@@ -113,7 +113,7 @@ class Session(ABC):
 class Target(BaseModel, ABC):
     """A runtime, a device and a precision that an ONNX file can be compiled for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     flavour: ClassVar[str] = "cpu"
     """Which of the exporter's int8 files it takes: `cpu` (uint8) or `trt` (int8, zero point 0)."""

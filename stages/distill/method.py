@@ -26,7 +26,7 @@ Batch = Mapping[str, "Tensor"]
 class Method(BaseModel, ABC):
     """One distillation objective. Subclasses add `kind`, their settings and `loss`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     summary: ClassVar[str]
     paper: ClassVar[str]

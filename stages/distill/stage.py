@@ -32,7 +32,7 @@ else:
 class Control(BaseModel):
     """The student's twin without distillation, so that a gain is measured and not assumed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     seeds: PositiveInt = Field(
         1, description="pairs: as many students, each with and without distillation"

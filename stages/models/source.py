@@ -17,7 +17,7 @@ from kdpipe.targets.errors import UsageError
 class ModelSettings(BaseModel):
     """The fields by which teacher and student name a model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     model: ModelReference
     arguments: dict[str, Argument] = Field({}, description="what the model is called with")

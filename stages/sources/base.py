@@ -86,7 +86,7 @@ class Contents:
 class Source(BaseModel, ABC):
     """Where samples come from. Its fields are the YAML under `data.source`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     summary: ClassVar[str] = ""
 

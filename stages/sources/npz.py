@@ -73,14 +73,14 @@ class Npz(Source):
             groups = np.unique(self._load("groups", shape[0]), return_inverse=True)[1]
         ids = tuple(f"npz/{name}/{i}" for i in range(shape[0]))
         blocks = partial(_blocks, self.file, f"{prefix}images", shape)
-        return Part(ids, labels, ArrayFrames(shape, blocks, ids[0]), groups)
+        return Part(ids, labels, ArrayFrames(shape, blocks, f"npz/{name}/0"), groups)
 
     def _shape(self, member: str) -> tuple[int, int, int, int]:
         with _member(self.file, member) as stream:
             shape, fortran, dtype = _header(stream)
         plain = dtype == np.uint8 and not fortran
         sized = (*shape, 1) if len(shape) == 3 else shape
-        if not plain or len(sized) != 4 or 0 in sized or sized[3] not in (1, 3, 4):
+        if not plain or len(sized) != 4 or 0 in sized[1:] or sized[3] not in (1, 3, 4):
             raise DataError(
                 f"`{member}` of {self.file.name} are not images",
                 found=f"{dtype} of shape {shape}{', in Fortran order' if fortran else ''}",

@@ -48,7 +48,7 @@ class Outcome:
 class Task(BaseModel, ABC):
     """What the outputs of a model mean. Fields are the YAML under `task:`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     metric: ClassVar[str]
     """Name of the headline metric, the mean of `Outcome.score`."""
