@@ -73,7 +73,10 @@ def schema() -> type[BaseModel]:
     """The pydantic model of the whole YAML file."""
     fields: dict[str, Any] = {
         "version": (Literal[1], Field(VERSION, description="of this file's format")),
-        "task": (choice(TASKS, "kind"), TASKS[0].model_validate({})),
+        "task": (
+            choice(TASKS, "kind"),
+            Field(TASKS[0].model_validate({}), description="what the labels are, and the metric"),
+        ),
     }
     for stage in STAGES:
         needed = any(field.is_required() for field in stage.model_fields.values())
@@ -81,7 +84,7 @@ def schema() -> type[BaseModel]:
         kind = stage if needed else stage | None
         fields[stage.name] = (kind, Field(default, description=summary(stage)))
     fields["targets"] = (
-        Annotated[tuple[choice(targets(), "name"), ...], AfterValidator(_some)],
+        Annotated[tuple[choice(targets(), "name"), ...], AfterValidator(_some)],  # type: ignore[misc]  # made at run time
         Field(..., description="what the student is compiled for and measured on"),
     )
     fields["gate"] = (
@@ -131,12 +134,14 @@ def _target_problems(
         first = ids.index(target.id)
         if first < index:
             what = f"{target.id} is listed twice"
-            notes = (f"note: it is targets[{first}] too", "help: remove one of the two")
-            yield problem_at(document, ("targets", index), what, notes)
+            note = f"note: it is targets[{first}] too"
+            yield problem_at(
+                document, ("targets", index), what, note, "help: remove one of the two"
+            )
         elif target.precision not in ("fp32", _gained(stages)):
             what = f"this chain does not make {target.precision}"
-            notes = ("help: set quantize.mode to ptq or qat, or precision: fp32 for this target",)
-            yield problem_at(document, ("targets", index, "precision"), what, notes)
+            note = "help: set quantize.mode to ptq or qat, or precision: fp32 for this target"
+            yield problem_at(document, ("targets", index, "precision"), what, note)
 
 
 def _rule_problems(
@@ -148,4 +153,4 @@ def _rule_problems(
         if rule.target is not None and rule.target not in known:
             notes, _ = choose(rule.target, known, listed=True)
             what = f"{shown(rule.target)} is none of the targets"
-            yield problem_at(document, ("gate", index, "target"), what, notes)
+            yield problem_at(document, ("gate", index, "target"), what, *notes)

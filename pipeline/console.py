@@ -36,8 +36,8 @@ def listener(stream: TextIO, style: Style = "auto") -> Callable[[Event], None]:
     """The listener that fits where `stream` goes: CI and pipes get lines, a terminal a bar."""
     if style == "none":
         return _ignore
-    terminal = stream.isatty() and not os.environ.get("CI")
-    if style == "bar" or (style == "auto" and terminal):
+    wanted = style == "bar" or (style == "auto" and not os.environ.get("CI"))
+    if wanted and stream.isatty():
         return Live(stream)
     return Lines(stream)
 
@@ -71,7 +71,10 @@ class Live:
     """The same lines, above a bar for the step that is running now."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._console = RichConsole(file=stream, highlight=False)
+        # Said outright, or FORCE_COLOR would send cursor codes into a pipe.
+        self._console = RichConsole(
+            file=stream, highlight=False, force_terminal=stream.isatty(), force_jupyter=False
+        )
         self._bar = Progress(
             TextColumn("  run     {task.description}"),
             BarColumn(bar_width=20),
@@ -133,7 +136,7 @@ def _progress_text(event: Event) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for people. Example: 0.31 -> 0.3 s, 75 -> 1 m 15 s, 3661 -> 1 h 01 m"""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -40,20 +40,18 @@ def validate(model: type[M], document: Document) -> M:
     raise document.refuse([_problem(document, case) for case in causes])
 
 
-def problem_at(
-    document: Document, address: Address, what: str, notes: tuple[str, ...] = ()
-) -> Problem:
+def problem_at(document: Document, address: Address, what: str, *notes: str) -> Problem:
     """A problem with the value at `address` that no model sees, e.g. one with another value."""
     place = document.place(address)
     span = place.value or place.key
-    notes = (*notes, *_alias_note(document, address))
-    return Problem(f"{dotted(address)}: {what}", span, notes, place.assignment)
+    alias = _alias_note(document, address)
+    return Problem(f"{dotted(address)}: {what}", span, (*notes, *alias), place.assignment)
 
 
 def _converted(raw: Any, value: Any, at: Address) -> Iterator[tuple[Address, Any, str]]:
     """What the model silently turned into something else: (address, as given, what it became).
 
-    Pydantic reads `yes` as 1 where a number is wanted, and "3" as 3; nobody who wrote that meant it.
+    Pydantic reads `yes` as 1 where a number is wanted, and "3" as 3; who wrote that meant neither.
     """
     if isinstance(raw, dict):
         for key, inner in _inside(raw, value):
@@ -61,9 +59,16 @@ def _converted(raw: Any, value: Any, at: Address) -> Iterator[tuple[Address, Any
     elif isinstance(raw, list) and isinstance(value, list | tuple) and len(raw) == len(value):
         for index, (item, inner) in enumerate(zip(raw, value, strict=True)):
             yield from _converted(item, inner, (*at, index))
-    elif isinstance(value, bool) != isinstance(raw, bool) or isinstance(raw, str):
-        if isinstance(value, int | float) and isinstance(raw, int | float | str):
-            yield at, raw, "true or false" if isinstance(value, bool) else "a number"
+    elif became := _became(raw, value):
+        yield at, raw, became
+
+
+def _became(raw: Any, value: Any) -> str:
+    """What a scalar of the file was turned into; nothing where it stayed what it was."""
+    if not (isinstance(raw, int | float | str) and isinstance(value, int | float)):
+        return ""
+    kept = not isinstance(raw, str) and isinstance(raw, bool) == isinstance(value, bool)
+    return "" if kept else "true or false" if isinstance(value, bool) else "a number"
 
 
 def _inside(raw: Mapping[Any, Any], value: Any) -> Iterator[tuple[Any, Any]]:
@@ -78,8 +83,8 @@ def _inside(raw: Mapping[Any, Any], value: Any) -> Iterator[tuple[Any, Any]]:
 
 def _corrected(document: Document, address: Address, raw: Any, became: str) -> Problem:
     if isinstance(raw, str):
-        notes = (f"help: write it without quotes: {printable(cut(raw))}",)
-        return problem_at(document, address, f"{shown(raw)} is text, not {became}", notes)
+        note = f"help: write it without quotes: {printable(cut(raw))}"
+        return problem_at(document, address, f"{shown(raw)} is text, not {became}", note)
     written = document.written(document.place(address).value) or shown(raw)
     kind = "true/false" if isinstance(raw, bool) else "a number"
     return problem_at(document, address, f"{written} is {kind}, not {became}")

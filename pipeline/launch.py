@@ -13,8 +13,8 @@ from typing import Any
 from kdpipe.pipeline.chain import Step
 from kdpipe.pipeline.conclusion import PASSED, Conclusion, conclude
 from kdpipe.pipeline.config import Config
-from kdpipe.pipeline.judgement import judgement
 from kdpipe.pipeline.journal import Journal, Listener
+from kdpipe.pipeline.judgement import judgement
 from kdpipe.pipeline.plan import Planned, Planner, load_records
 from kdpipe.pipeline.run import Executed, Runner
 from kdpipe.pipeline.rundir import RunDir
@@ -112,8 +112,8 @@ class Launch:
         results |= collect(outputs)
         measured, compiled = measurements(outputs), files(outputs)
         for row in results["artifacts"]:
-            name, evidence = row["id"], measured[row["id"]].evidence
-            row["path"] = self.rundir.keep(name, compiled[name], row["sha256"], evidence)
+            name, samples = row["id"], measured[row["id"]].evidence
+            row["path"] = self.rundir.keep(name, compiled[name], row["sha256"], samples)
         results["skipped"] = _skipped(steps)
         results["failed"] = [
             {"step": step, "error": str(error), "exit_code": error.exit_code}

@@ -1,7 +1,8 @@
 """What a person reads first when a run has ended: networks, artifacts, verdicts; from results.json.
 
-The verdict stands in the first column. Below 80 columns, and in a pipe, each row becomes one
-record of `name=value` words, so that no number is ever cut.
+The verdict stands in the first column. A table that is too wide loses whole columns. Below 80
+columns, where even that is too wide, and in a pipe, each row becomes one record of `name=value`
+words, so that no number is ever cut.
 """
 
 from __future__ import annotations
@@ -9,23 +10,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from kdpipe.stages import Rule
+
 Results = Mapping[str, Any]
 NARROW = 80
-_HEAD = ("gate", "artifact", "accuracy", "drop (95 %)", "p50 ms", "p95 ms", "speed", "size")
+COLUMNS = ("gate", "artifact", "accuracy", "drop (95 %)", "p50 ms", "p95 ms", "speed", "size")
+EXPENDABLE = ("p95 ms", "size")
+"""What a table goes without where it is too wide, in this order; `results.json` has it all."""
+
+Row = Mapping[str, str]
+"""Cells by column; a column that a row lacks is shown as a hyphen."""
 
 
 def render(results: Results, width: int, table: bool) -> list[str]:
     """The lines of the summary, none of them wider than `width` where they form a table."""
-    rows = [_cells(row) for row in _networks(results)]
-    rows += [_cells(_artifact(row, results)) for row in results["artifacts"]]
-    rows += [_cells({"gate": "SKIP", "artifact": s["id"]}) for s in results["skipped"]]
-    lines = _table(rows) if table else []
-    if not table or width < max(map(len, lines), default=0):
-        lines = [_record(row) for row in rows]
-    return [*lines, "", *_notes(results), *_judgements(results)]
+    rows: list[Row] = [*_networks(results)]
+    rows += [_artifact(row, results) for row in results["artifacts"]]
+    rows += [{"gate": "SKIP", "artifact": row["id"]} for row in results["skipped"]]
+    lines = _table(rows, width) if table and width >= NARROW else []
+    return [*(lines or map(_record, rows)), "", *_notes(results), *_judgements(results)]
 
 
-def _networks(results: Results) -> Iterator[dict[str, str]]:
+def _networks(results: Results) -> Iterator[Row]:
     teacher, student, control = results["teacher"], results["student"], results["control"]
     if teacher:
         yield {"gate": "ref", "artifact": "teacher", "accuracy": _fraction(teacher["accuracy"])}
@@ -47,7 +53,7 @@ def _networks(results: Results) -> Iterator[dict[str, str]]:
         }
 
 
-def _artifact(row: Mapping[str, Any], results: Results) -> dict[str, str]:
+def _artifact(row: Mapping[str, Any], results: Results) -> Row:
     latency, speedup = row["latency_ms"], row["speedup"]
     return {
         "gate": _word(row["id"], results),
@@ -71,29 +77,34 @@ def _word(artifact: str, results: Results) -> str:
     return "pass" if words else "-"
 
 
-def _cells(row: Mapping[str, str]) -> list[str]:
-    return [row.get(column, "-") for column in _HEAD]
+def _table(rows: Sequence[Row], width: int) -> list[str]:
+    """The widest table that fits, and nothing where none does."""
+    for dropped in range(len(EXPENDABLE) + 1):
+        lines = _aligned(rows, [name for name in COLUMNS if name not in EXPENDABLE[:dropped]])
+        if max(map(len, lines)) <= width:
+            return lines
+    return []
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Left-aligned words, right-aligned numbers, one space around."""
-    widths = [max(len(row[i]) for row in (_HEAD, *rows)) for i in range(len(_HEAD))]
+def _aligned(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """A header, a ruler and the rows: words to the left, numbers to the right."""
+    cells = [columns, *([row.get(name, "-") for name in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join(
             cell.ljust(width) if column < 2 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in (_HEAD, *rows)
+        for row in cells
     ]
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
-def _record(row: Sequence[str]) -> str:
-    named = zip(_HEAD[2:], row[2:], strict=True)
-    values = [
-        f"{name.split()[0]}={value.replace(' ', '')}" for name, value in named if value != "-"
-    ]
-    return " ".join([row[0], row[1].replace(" ", "-"), *values])
+def _record(row: Row) -> str:
+    """Example: FAIL openvino-int8 accuracy=0.9600 drop=+0.0200<+0.0350 p50=0.410"""
+    given = {name: row.get(name, "-") for name in COLUMNS[2:]}
+    values = [f"{k.split()[0]}={v.replace(' ', '')}" for k, v in given.items() if v != "-"]
+    return " ".join([row["gate"], row["artifact"].replace(" ", "-"), *values])
 
 
 def _notes(results: Results) -> Iterator[str]:
@@ -131,10 +142,18 @@ def _judgements(results: Results) -> Iterator[str]:
     for verdict in sorted(results["gate"]["rules"], key=lambda v: order.index(v["verdict"])):
         word = {"PASS": "pass", "UNDECIDED": "UNDEC"}.get(verdict["verdict"], verdict["verdict"])
         yield f"{word:<5}  {verdict['artifact']}: {verdict['reason']}"
+    for aside in results["gate"]["skipped"]:
+        yield f"SKIP   {aside['artifact']}: {_rule(aside['rule'])} was not judged"
     for skipped in results["skipped"]:
         yield f"SKIP   {skipped['id']}: {skipped['reason']}; {skipped['fix']}"
     for failed in results["failed"]:
         yield f"ERROR  {failed['step']}: {failed['error']}"
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    """Example: latency_p95_ms max 2"""
+    limits = Rule.model_validate(rule).limits
+    return " ".join([rule["metric"], *(f"{name} {value:g}" for name, value in limits.items())])
 
 
 def _fraction(value: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,9 +119,9 @@ class Export(Stage):
 
         from kdpipe.stages.onnx_export import export_onnx
 
-        given = (inputs.teacher if stem == TEACHER else inputs.source).onnx
-        if given and not stem.startswith("student.int8"):
-            shutil.copyfile(given, path)
+        source = inputs.teacher if stem == TEACHER else inputs.source
+        if source.onnx and not stem.startswith("student.int8"):
+            _adopt(source.onnx, str(source.blueprint.arguments.get("output", "")), path)
         else:
             export_onnx(network, torch.from_numpy(inputs.data.example(2)), path)
 
@@ -150,6 +149,18 @@ class Export(Stage):
             "output_range": scale,
             "samples": len(x),
         }
+
+
+def _adopt(given: Path, output: str, path: Path) -> None:
+    """The user's ONNX file as one file, whose only output is the named one, the logits."""
+    import onnx
+
+    model = onnx.load(given)  # large tensors that lie beside it are read into it
+    if output:
+        (logits,) = [value for value in model.graph.output if value.name == output]
+        del model.graph.output[:]
+        model.graph.output.append(logits)
+    onnx.save(model, path)
 
 
 def _forward(path: Path, plain: bool = False) -> Forward:

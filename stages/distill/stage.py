@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from kdpipe.stages.base import Artifact, Stage, Work
 from kdpipe.stages.choice import choice
@@ -69,6 +69,12 @@ class Distill(Recipe, Stage):
     methods: tuple[AnyMethod, ...] = Field((KD(),), description="see `kdpipe methods`")
     supervised: NonNegativeFloat = Field(1.0, description="weight of the loss against the labels")
     control: Control | None = Field(Control(), description="null trains no control")
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> Self:
+        if not self.methods and not self.supervised:
+            raise ValueError("there is nothing to learn from: give `methods`, or `supervised` > 0")
+        return self
 
     def run(self, inputs: DistillInputs, work: Work) -> None:
         """Train a pair per seed; the first distilled student is the one that ships."""

@@ -325,6 +325,4 @@ def test_a_step_compiles_as_one_graph():
 
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     gradients = [torch.autograd.grad(loss, parameters) for loss in (expected, found)]
-    assert all(
-        torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(*gradients, strict=True)
-    )
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(*gradients, strict=True))

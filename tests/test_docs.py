@@ -1,0 +1,133 @@
+"""Documents that cannot rot: README, CONTRIBUTING, examples and results.md against the code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+FASHION = ROOT.parent / "shared/data/fashion-mnist"
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """The fenced code blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_local_links_lead_somewhere(document: Path) -> None:
+    """Every relative link names a file that exists."""
+    links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
+
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.yaml")), ids=lambda p: p.stem)
+def test_examples_are_valid(example: Path) -> None:
+    """Every example is a config that kdpipe accepts."""
+    from kdpipe.pipeline.config import Config
+
+    assert Config.read(example).steps()
+
+
+def test_yaml_of_the_readme_plans(tmp_path: Path) -> None:
+    """Every YAML block of the README is a whole config that can be planned."""
+    found = blocks(ROOT / "README.md", "yaml")
+    assert found
+    for number, text in enumerate(found):
+        config = tmp_path / f"readme{number}.yaml"
+        config.write_text(text)
+        plan = kdpipe("plan", str(config), "--store", str(tmp_path / "store"))
+
+        assert plan.returncode == 0, plan.stderr
+        assert "steps will run" in plan.stdout
+
+
+def test_readme_lists_the_commands_that_exist() -> None:
+    """The command table names each verb of the command line, and no other."""
+    from kdpipe.pipeline.cli import app
+
+    verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    table = (ROOT / "README.md").read_text().split("## Commands")[1].split("## ")[0]
+    named = set(re.findall(r"`(?:kdpipe )?([a-z]+)[ `]", table))
+
+    assert verbs <= named
+
+
+def test_readme_lists_the_targets_that_exist() -> None:
+    """The target table has one row for each target."""
+    from kdpipe.targets import TARGETS
+
+    table = (ROOT / "README.md").read_text().split("## Targets")[1].split("## ")[0]
+    rows = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
+
+    assert rows == [target.model_fields["name"].default for target in TARGETS]
+
+
+def test_method_of_contributing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example method trains: its loss is zero at identity and has a gradient."""
+    import torch
+
+    (source,) = blocks(ROOT / "CONTRIBUTING.md", "python")
+    (tmp_path / "contributed_l2.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    method = importlib.import_module("contributed_l2").L2()
+    logits = torch.randn(4, 3, requires_grad=True)
+
+    assert method.loss((logits,), (logits.detach(),), {}, None) == 0
+    method.loss((logits,), (torch.zeros(4, 3),), {}, None).backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, 2 * logits.detach() / 12)
+
+
+def test_results_are_documented(tiny: Any) -> None:
+    """Every field of a real results.json stands in docs/results.md."""
+    text = (ROOT / "docs/results.md").read_text()
+    found = json.loads((tiny.folder / ".kdpipe/runs/tiny/results.json").read_text())
+    names = set(found) | set(found["artifacts"][0]) | set(found["gate"]["rules"][0])
+    names |= set(found["gate"]) | set(found["teacher"]) | set(found["control"])
+
+    assert (
+        sorted(name for name in names if f"`{name}`" not in text and f"`{name}[]`" not in text)
+        == []
+    )
+
+
+@pytest.mark.skipif(not FASHION.exists(), reason=f"needs {FASHION}")
+def test_fashion_mnist_example_on_a_few_images(tmp_path: Path) -> None:
+    """The Fashion-MNIST example runs from IDX files to measured artifacts, cut short."""
+    short = ["data.max_train=500", "data.max_eval=200", "teacher.train.epochs=1"]
+    short += ["distill.epochs=1", "distill.control=null", "quantize.epochs=1"]
+    short += ["benchmark={processes: 2, iterations: 5, seconds: 0.0}"]
+    short += [f"data.source.folder={FASHION}", "gate=null"]
+    arguments = [argument for setting in short for argument in ("--set", setting)]
+    run = kdpipe(
+        "run",
+        str(ROOT / "examples/fashion_mnist.yaml"),
+        *arguments,
+        f"--store={tmp_path}",
+        "--json",
+    )
+
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["data"]["classes"] == 10
+    assert [artifact["id"] for artifact in found["artifacts"]] == [
+        "onnxruntime-int8",
+        "openvino-int8",
+    ]
+
+
+def kdpipe(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command away from the checkout."""
+    return subprocess.run(
+        [sys.executable, "-m", "kdpipe.pipeline", *arguments], capture_output=True, text=True
+    )
