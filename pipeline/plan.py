@@ -114,7 +114,7 @@ def differences(stage: str, old: Record, new: Record) -> Iterator[str]:
     for name, _ in _changes(old["inputs"], new["inputs"], ""):
         yield f"the output of {name} changed"
     for name, (before, after) in _changes(old["packages"], new["packages"], ""):
-        yield f"{name} {before} -> {after}"
+        yield " ".join([name, before.strip('"'), "->", after.strip('"')])
     if old["version"] != new["version"]:
         yield f"kdpipe changed how `{stage}` works"
     if old.get("machine") != new.get("machine"):

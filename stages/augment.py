@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Augment(BaseModel):

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdpipe.stages.base import Observer
 from kdpipe.stages.sources.base import Contents
 from kdpipe.targets.errors import DataError, listing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _SHOWN = 10
 

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdpipe.stages.augment import Augment
 from kdpipe.stages.base import Artifact
@@ -22,6 +21,9 @@ from kdpipe.stages.images import Images as Images
 from kdpipe.stages.pixels import Form
 from kdpipe.stages.tasks import TASKS, Task
 from kdpipe.targets.device.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,12 @@ scipy is imported where it is needed, so that importing this costs nothing.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def normal_quantile(probability: float) -> float:

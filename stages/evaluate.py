@@ -6,16 +6,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdpipe.stages.dataset import Split
 from kdpipe.stages.tasks import Outcome, Task
 from kdpipe.targets.base import Session
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
-Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Forward = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 """Model inputs (n, C, H, W) -> outputs (n, ...)."""
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from kdpipe.stages.base import Artifact, Stage, Work
@@ -24,6 +23,7 @@ from kdpipe.targets.errors import StageError
 from kdpipe.targets.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
 TEACHER = "teacher"

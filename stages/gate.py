@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdpipe.stages import statistics
 from kdpipe.stages.evidence import Evidence, Timing
@@ -19,6 +19,9 @@ from kdpipe.stages.verdict import Measure, decide, not_measured
 from kdpipe.stages.verdict import Verdict as Verdict
 from kdpipe.stages.verdict import overall as overall
 from kdpipe.targets.errors import listing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PROCESSES = 10
 """Asked for when a single process was timed and its spread is therefore unknown."""

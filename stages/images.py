@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdpipe.stages.pixels import BadImage, Form, decode, each
 from kdpipe.targets.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Images(Protocol):

@@ -7,13 +7,16 @@ every platform and with every later NumPy, which `default_rng` does not promise.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdpipe.targets.errors import DataError
 
-Rows = NDArray[np.int64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Rows: TypeAlias = "NDArray[np.int64]"
 
 
 class Purpose(IntEnum):

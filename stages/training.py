@@ -18,7 +18,6 @@ from kdpipe.stages.distill.graph import Scheme
 from kdpipe.stages.recipe import Recipe
 from kdpipe.targets.errors import StageError, listing
 
-
 _CALM = "lower learning_rate, raise warmup_epochs, or set amp: off"
 
 

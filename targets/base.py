@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from kdpipe.targets.errors import StageError
 
-Tensors = Mapping[str, NDArray[np.generic]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Tensors = Mapping[str, "NDArray[np.generic]"]
 Precision = Literal["fp32", "int8"]
 
 

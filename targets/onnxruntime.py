@@ -7,15 +7,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from kdpipe.targets import sdk
 from kdpipe.targets.base import Audit, Missing, Session, Target, Tensors, TensorSpec
 from kdpipe.targets.errors import StageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _INSTALL = "pip install onnxruntime"

@@ -7,15 +7,17 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from kdpipe.targets import sdk
 from kdpipe.targets.base import Audit, Missing, Session, Target, Tensors, TensorSpec
 from kdpipe.targets.errors import StageError, listing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _INSTALL = "pip install openvino"
 _COMPUTE = frozenset(("Convolution", "Deconvolution", "FullyConnected", "MatMul"))

@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
 from kdpipe.targets import sdk
@@ -22,6 +21,9 @@ from kdpipe.targets.base import Audit, Missing, Session, Target, Tensors, Tensor
 from kdpipe.targets.device.cuda import CudaError, Device, gpus
 from kdpipe.targets.errors import StageError, listing
 from kdpipe.targets.zeropoints import unfit_for_tensorrt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _INSTALL = "pip install 'kdpipe[tensorrt]'"
 _COMPUTE = ("conv", "gemm", "matrixmultiply", "fullyconnected")

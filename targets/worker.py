@@ -14,15 +14,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdpipe.targets import target_named
 from kdpipe.targets.base import Session, Target
 from kdpipe.targets.device.timing import time_calls, warm_up
 from kdpipe.targets.errors import DataError, KdpipeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _SAMPLES = 256
 """Samples that are cycled through; more would measure the memory of the samples."""

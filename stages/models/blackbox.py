@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdpipe.stages.models import onnx_file
 from kdpipe.targets.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdpipe.stages.pixels import CHUNK_BYTES, Form
 from kdpipe.stages.sources.base import Chunk, Faults, Survey
 from kdpipe.targets.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _PIECE = 1 << 20
 

@@ -9,14 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from kdpipe.stages.pixels import Form
 from kdpipe.targets.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PartName = Literal["pool", "train", "eval"]
 EVAL_NAMES = ("eval", "val", "test")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdpipe.stages.sources.arrays import ArrayFrames
 from kdpipe.stages.sources.base import Contents, Part, Source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Digits(Source):

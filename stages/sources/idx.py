@@ -13,16 +13,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from kdpipe.stages.paths import UserPath
 from kdpipe.stages.sources.arrays import ArrayFrames, read_blocks, read_exactly, refuse_more
 from kdpipe.stages.sources.base import Contents, Part, PartName, Source, require
 from kdpipe.targets.errors import DataError, listing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _PREFIXES: Mapping[PartName, str] = {"train": "train", "eval": "t10k"}
 _IMAGES, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdpipe.stages.pixels import BadImage, Form, decode, each, measure
 from kdpipe.stages.sources.base import Chunk, Faults, Survey
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _HEADERS = 4096
 

@@ -7,16 +7,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from kdpipe.stages.paths import UserPath
 from kdpipe.stages.sources.base import EVAL_NAMES, Contents, Part, PartName, Source, require
 from kdpipe.stages.sources.listed import FileFrames
 from kdpipe.targets.errors import DataError, listing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _NUMBER = re.compile(r"-?[0-9]+")
 

@@ -11,16 +11,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from kdpipe.stages.paths import UserPath
 from kdpipe.stages.sources.arrays import ArrayFrames, read_blocks
 from kdpipe.stages.sources.base import Contents, Part, PartName, Source, require
 from kdpipe.targets.errors import DataError, listing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _POOL = frozenset({"images", "labels"})
 _SPLIT = frozenset({"train_images", "train_labels", "eval_images", "eval_labels"})

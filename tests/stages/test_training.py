@@ -1,9 +1,10 @@
-"""The training loop: resumed bit by bit, seeded, scheduled as written, and loud when it diverges."""
+"""The training loop: resumed bit by bit, seeded, scheduled, and loud when it diverges."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -235,7 +236,7 @@ def test_the_loader_is_a_function_of_seed_and_epoch(data: Dataset) -> None:
     used, fresh = Loader(data, 32, 7, CPU), Loader(data, 32, 7, CPU)
     read(used, 0)
     torch.manual_seed(1)
-    np.random.seed(1)  # noqa: NPY002 (the point is that the global state does not matter)
+    np.random.seed(1)
 
     pairs = zip(read(used, 3), read(fresh, 3), strict=True)
 
@@ -296,7 +297,7 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     assert rates[10] == pytest.approx(0.4)
     assert rates[30] == pytest.approx(0.2)
     assert rates[-1] == pytest.approx(0, abs=1e-12)
-    assert all(a > b for a, b in zip(rates[10:-1], rates[11:], strict=True))
+    assert all(a > b for a, b in pairwise(rates[10:]))
     assert max(rates) == pytest.approx(0.4)
 
 

@@ -137,12 +137,20 @@ def test_an_onnx_file_can_be_the_teacher(chain, step) -> None:
     assert len(taught.pairs) == 1
 
 
-def test_the_student_is_not_the_teacher(chain, step) -> None:
-    """Shrinking by nothing, or naming the teacher again, is a mistake that is named."""
+def test_naming_the_teacher_again_is_refused(chain, step) -> None:
+    """A student that is the teacher is not distilled but left out; the message says how."""
+    inputs = StudentInputs(chain.data, chain.teacher)
+
     with pytest.raises(UsageError, match="the student is the teacher itself") as error:
-        step(Student, StudentInputs(chain.data, chain.teacher), shrink={})
+        step(Student, inputs, model="resnet8", arguments={"width": 0.5})
 
     assert "student: null" in error.value.fix
+
+
+def test_shrinking_by_nothing_is_refused(chain, step) -> None:
+    """So is a `shrink` under which the same layers remain."""
+    with pytest.raises(UsageError, match="depth 1 and width 1 changes nothing"):
+        step(Student, StudentInputs(chain.data, chain.teacher), shrink={})
 
 
 @pytest.mark.parametrize("mode", ["ptq", "qat"])

@@ -110,7 +110,7 @@ def test_missing_weights_are_found_before_anything_runs(tmp_path: Path) -> None:
     """`check()` names the path."""
     teacher = Teacher.model_validate({"model": "resnet8", "weights": tmp_path / "gone.pth"})
 
-    with pytest.raises(DataError, match="there is no file .*gone.pth"):
+    with pytest.raises(DataError, match=r"there is no file .*gone\.pth"):
         teacher.check()
 
 
@@ -126,7 +126,7 @@ def scattered(chain, tmp_path: Path) -> Path:
     model.graph.output.extend([extra, logits])
     path = tmp_path / "user" / "teacher.onnx"
     path.parent.mkdir()
-    onnx.save(model, path, save_as_external_data=True, location="teacher.data", size_threshold=0)
+    onnx.save(model, path, save_as_external_data=True, location="teacher.data", size_threshold=256)
     return path
 
 
@@ -141,6 +141,7 @@ def test_a_black_box_of_several_files_and_outputs_is_exported_as_one(
 
     exported = step(Export, ExportInputs(chain.data, box, None, None), samples=8)
 
+    assert (scattered.parent / "teacher.data").stat().st_size > 10_000
     assert np.array_equal(box.outcome.prediction, chain.teacher.outcome.prediction)
     assert np.array_equal(exported.outcomes["fp32"].prediction, box.outcome.prediction)
     assert exported.parity["teacher"]["max_difference"] == 0

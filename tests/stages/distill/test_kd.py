@@ -73,7 +73,7 @@ def test_a_student_that_agrees_has_nothing_to_learn():
 
 
 def test_t_squared_keeps_the_gradient():
-    """Hinton et al. eq. 4: at high T the gradient is that of logit matching, (z_s - z_t) / (N B)."""
+    """Hinton et al. eq. 4: at high T the gradient is that of matching logits, (z_s - z_t) / NB."""
     teacher, student = logits(8, 10, seed=1), logits(8, 10, seed=2).requires_grad_()
 
     loss_of(student, teacher, 300.0).backward()
