@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from kdpipe.stages.base import Artifact, Stage, Work
@@ -27,7 +26,11 @@ from kdpipe.targets.base import Target
 from kdpipe.targets.fingerprint import fingerprint
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from kdpipe.targets.measure import Job, Memory, Process
+else:
+    from kdpipe.targets.lazy import np
 
 
 @dataclass(frozen=True)

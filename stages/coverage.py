@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from kdpipe.stages.base import Observer
 from kdpipe.stages.sources.base import Contents
 from kdpipe.targets.errors import DataError, listing
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 _SHOWN = 10
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, PositiveInt
 
 from kdpipe.stages.augment import Augment
@@ -26,12 +25,17 @@ from kdpipe.stages.sources import SOURCES
 from kdpipe.stages.sources.base import Chunk, Contents, Faults, Source
 from kdpipe.stages.split import Purpose, stratified
 from kdpipe.stages.tasks import Task
-from kdpipe.targets.device.preprocess import Preprocess
 from kdpipe.targets.errors import DataError, listing
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from kdpipe.targets.device.preprocess import Preprocess
+
     AnySource = Source
 else:
+    from kdpipe.targets.lazy import np
+
     AnySource = choice(SOURCES, "kind")
 
 Level = Annotated[float, Field(ge=0, le=1)]
@@ -195,6 +199,8 @@ class Data(Stage):
             )
 
     def _preprocess(self, form: Form, histogram: Histogram) -> Preprocess:
+        from kdpipe.targets.device.preprocess import Preprocess
+
         mean, std = histogram.moments()
         if self.std is None and 0 in std:
             raise DataError(

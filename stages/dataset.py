@@ -12,18 +12,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kdpipe.stages.augment import Augment
 from kdpipe.stages.base import Artifact
 from kdpipe.stages.images import FileImages, PickedImages, StoredImages
 from kdpipe.stages.images import Images as Images
 from kdpipe.stages.pixels import Form
 from kdpipe.stages.tasks import TASKS, Task
-from kdpipe.targets.device.preprocess import Preprocess
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+
+    from kdpipe.targets.device.preprocess import Preprocess
+else:
+    from kdpipe.targets.lazy import np
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class Dataset(Artifact):
     @cached_property
     def preprocess(self) -> Preprocess:
         """From uint8 (n, H, W, C) to what every model of the chain takes."""
+        from kdpipe.targets.device.preprocess import Preprocess
+
         return Preprocess.from_dict(self.meta["preprocess"])
 
     @property

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from kdpipe.stages.sources.base import Part, PartName
 from kdpipe.stages.split import Purpose, holdout, stratified
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 
 @dataclass(frozen=True)

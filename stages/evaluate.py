@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from kdpipe.stages.dataset import Split
 from kdpipe.stages.tasks import Outcome, Task
 from kdpipe.targets.base import Session
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from torch import nn
+else:
+    from kdpipe.targets.lazy import np
 
 Forward = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 """Model inputs (n, C, H, W) -> outputs (n, ...)."""

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from kdpipe.stages.base import Artifact, Stage, Work
@@ -23,8 +22,11 @@ from kdpipe.targets.errors import StageError
 from kdpipe.targets.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from torch import nn
+else:
+    from kdpipe.targets.lazy import np
 
 TEACHER = "teacher"
 FLAVOURS: tuple[Literal["cpu", "trt"], ...] = ("cpu", "trt")

@@ -11,13 +11,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from kdpipe.stages.pixels import BadImage, Form, decode, each
 from kdpipe.targets.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 
 class Images(Protocol):

@@ -13,13 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from kdpipe.targets.errors import StageError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 Tensors = Mapping[str, "NDArray[np.generic]"]
 Precision = Literal["fp32", "int8"]

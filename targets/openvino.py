@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, PositiveInt
 
 from kdpipe.targets import sdk
@@ -17,7 +16,10 @@ from kdpipe.targets.base import Audit, Missing, Session, Target, Tensors, Tensor
 from kdpipe.targets.errors import StageError, listing
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 _INSTALL = "pip install openvino"
 _COMPUTE = frozenset(("Convolution", "Deconvolution", "FullyConnected", "MatMul"))

@@ -13,7 +13,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
 from kdpipe.targets import sdk
@@ -23,7 +22,10 @@ from kdpipe.targets.errors import StageError, listing
 from kdpipe.targets.zeropoints import unfit_for_tensorrt
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 _INSTALL = "pip install 'kdpipe[tensorrt]'"
 _COMPUTE = ("conv", "gemm", "matrixmultiply", "fullyconnected")

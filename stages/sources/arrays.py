@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
-
 from kdpipe.stages.pixels import CHUNK_BYTES, Form
 from kdpipe.stages.sources.base import Chunk, Faults, Survey
 from kdpipe.targets.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 _PIECE = 1 << 20
 

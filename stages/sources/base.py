@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from kdpipe.stages.pixels import Form
 from kdpipe.targets.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 PartName = Literal["pool", "train", "eval"]
 EVAL_NAMES = ("eval", "val", "test")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-
 from kdpipe.stages.sources.arrays import ArrayFrames
 from kdpipe.stages.sources.base import Contents, Part, Source
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 
 class Digits(Source):

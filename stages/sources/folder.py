@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from kdpipe.stages.paths import UserPath
 from kdpipe.stages.sources.base import EVAL_NAMES, Contents, Part, PartName, Source, require
 from kdpipe.stages.sources.listed import FileFrames
 from kdpipe.targets.errors import DataError, listing
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    from kdpipe.targets.lazy import np
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 

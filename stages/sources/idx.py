@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, cast
 
-import numpy as np
 from pydantic import Field
 
 from kdpipe.stages.paths import UserPath
@@ -24,7 +23,10 @@ from kdpipe.stages.sources.base import Contents, Part, PartName, Source, require
 from kdpipe.targets.errors import DataError, listing
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 _PREFIXES: Mapping[PartName, str] = {"train": "train", "eval": "t10k"}
 _IMAGES, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from kdpipe.stages.pixels import BadImage, Form, decode, each, measure
 from kdpipe.stages.sources.base import Chunk, Faults, Survey
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 _HEADERS = 4096
 

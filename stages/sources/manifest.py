@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from kdpipe.stages.paths import UserPath
@@ -18,7 +17,10 @@ from kdpipe.stages.sources.listed import FileFrames
 from kdpipe.targets.errors import DataError, listing
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 _NUMBER = re.compile(r"-?[0-9]+")
 

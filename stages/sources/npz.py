@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, cast
 
-import numpy as np
 from pydantic import Field
 
 from kdpipe.stages.paths import UserPath
@@ -22,7 +21,10 @@ from kdpipe.stages.sources.base import Contents, Part, PartName, Source, require
 from kdpipe.targets.errors import DataError, listing
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+else:
+    from kdpipe.targets.lazy import np
 
 _POOL = frozenset({"images", "labels"})
 _SPLIT = frozenset({"train_images", "train_labels", "eval_images", "eval_labels"})

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-
 from kdpipe.stages.tasks.base import Outcome, Task
 from kdpipe.targets.errors import DataError, listing
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+else:
+    from kdpipe.targets.lazy import np
 
 
 class Classification(Task):

@@ -6,9 +6,10 @@ versions of the CUDA runtime's library differ. Functions: CUDA Driver API refere
 
 import ctypes
 import os
-from typing import Any, Dict  # noqa: UP035 (this file runs on Python 3.8)
+from typing import TYPE_CHECKING, Any, Dict  # noqa: UP035 (this file runs on Python 3.8)
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 

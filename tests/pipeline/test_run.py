@@ -375,8 +375,8 @@ def test_damaged_entry(bench: Bench, name: str, content: bytes) -> None:
 
 def test_damage_behind_a_step_that_runs(bench: Bench) -> None:
     """An entry whose key is only known after another step has run is checked as well."""
-    first, second = bench.run(bench.chain()).entries["first"], bench.run(bench.chain()).entries["second"]
-    for path in (first.folder / "text", second.folder / "text"):
+    entries = bench.run(bench.chain()).entries
+    for path in (entries[step].folder / "text" for step in ("first", "second")):
         path.chmod(0o644)
         path.write_text("broken")
 
@@ -442,16 +442,14 @@ def test_two_runs_at_once(bench: Bench) -> None:
     process.start()
     assert Slow.started.wait(60)
 
-    class Waited:
-        """Lets the first run go as soon as the second one says that it waits."""
-
-        def __call__(self, event: Mapping[str, Any]) -> None:
-            heard.append((event["event"], event["step"]))
-            if event["event"] == "waiting":
-                Slow.go.set()
-
     heard: list[tuple[str, str]] = []
-    journal = Journal(bench.folder / "second.jsonl", (Waited(),))
+
+    def hear(event: Mapping[str, Any]) -> None:
+        heard.append((event["event"], event["step"]))
+        if event["event"] == "waiting":
+            Slow.go.set()
+
+    journal = Journal(bench.folder / "second.jsonl", (hear,))
     done = Runner(bench.store, Planner(bench.store, {}), journal).run(chain[:1])
     journal.close()
     process.join(60)

@@ -20,7 +20,7 @@ from kdpipe.stages.data import Data, DataInputs
 from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.graph import Edge, Node, Scheme, Supervised
 from kdpipe.stages.distill.kd import KD
-from kdpipe.stages.distill.method import Batch, Method, Views
+from kdpipe.stages.distill.method import Batch, Method, Shapes, Views
 from kdpipe.stages.recipe import Recipe
 from kdpipe.stages.tasks.classification import Classification
 from kdpipe.stages.training import Device, Loader, fit
@@ -76,6 +76,28 @@ class Cliff(Method):
     def loss(self, student: Views, teacher: Views, batch: Batch, state: Any) -> Tensor:
         """0, with a gradient of infinity times 0."""
         return (student[0] - student[0].detach()).sum().abs().sqrt()
+
+
+class Counted(Method):
+    """A memory of how often it was updated, and of the sum of the sample numbers it saw."""
+
+    kind: Literal["counted"] = "counted"
+
+    def build(self, student: Shapes, teacher: Shapes) -> nn.Module:
+        """Two buffers."""
+        memory = nn.Module()
+        memory.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        memory.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        return memory
+
+    def loss(self, student: Views, teacher: Views, batch: Batch, state: Any) -> Tensor:
+        """Nothing to learn."""
+        return 0 * student[0].sum()
+
+    def update(self, student: Views, teacher: Views, batch: Batch, state: Any) -> None:
+        """Once per step."""
+        state.updates += 1
+        state.seen += batch["index"].sum()
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +198,20 @@ def test_the_seeds_decide_the_weights(trained) -> None:
     assert same(weights, trained("again.pt")[0])
     assert not same(weights, trained("init.pt", init=1)[0])
     assert not same(weights, trained("order.pt", seed=1)[0])
+
+
+def test_memories_see_every_step_once(data: Dataset, tmp_path: Path) -> None:
+    """A bank is updated with each batch, and a kill between epochs loses none of it."""
+    loader, path = Loader(data, 32, 0, CPU), tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fit(scheme_of(data, Counted()), loader, RECIPE, path, Killed(3))
+    scheme = scheme_of(data, Counted())
+
+    fit(scheme, loader, RECIPE, path, Silent())
+
+    memory = scheme.states[2]
+    assert memory.updates == 4 * len(loader) == 16
+    assert memory.seen == 4 * sum(range(128))
 
 
 def test_training_lowers_the_loss(trained) -> None:

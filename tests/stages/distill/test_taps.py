@@ -27,6 +27,18 @@ class Net(nn.Module):
         return self.head(torch.relu(self.body(torch.relu(self.stem(x)))).mean((2, 3)))
 
 
+class Skipping(nn.Module):
+    """A network that leaves its first block out where the input is negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 2) -> (B, 2)."""
+        return self.block(x) if x.sum() > 0 else x
+
+
 @pytest.fixture
 def net() -> Net:
     """A fresh network in eval mode."""
@@ -75,6 +87,15 @@ def test_a_call_remembers_nothing_of_the_one_before(net: Net):
     tapped(torch.ones(5, 1, 8, 8))
 
     assert torch.equal(first["stage1"], kept)
+
+
+def test_a_tap_left_out_by_one_call_is_not_filled_from_another():
+    """A tensor of the batch before would be silently wrong; it is an error."""
+    tapped = Tapped(Skipping(), {}, ["block"])
+    tapped(torch.ones(1, 2))
+
+    with pytest.raises(UsageError, match="tap 'block' gave no tensor"):
+        tapped(-torch.ones(1, 2))
 
 
 @pytest.mark.parametrize("wanted", ["stage9", "body.3", "stem:out"])

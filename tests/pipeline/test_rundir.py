@@ -1,0 +1,163 @@
+"""A run's folder: results without NaN, artifacts that are those measured, evidence to judge again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdpipe.pipeline.rundir import SCHEMA, RunDir
+from kdpipe.stages.evidence import Evidence, Timing
+from kdpipe.targets.digest import digest
+from kdpipe.targets.errors import StageError, UsageError
+
+
+@pytest.fixture
+def rundir(tmp_path: Path) -> RunDir:
+    """A run folder that does not exist yet."""
+    return RunDir(tmp_path / "run")
+
+
+def evidence(name: str = "toy-int8") -> Evidence:
+    """Four samples and two processes."""
+    return Evidence(
+        artifact=name,
+        target="toy",
+        precision="int8",
+        metric="accuracy",
+        score=np.array([1, 0, 1, 1], np.float32),
+        teacher_score=np.ones(4, np.float32),
+        agreement=np.ones(4, np.float32),
+        latency={"artifact": Timing((np.array([1.0, 2.0]), np.array([1.5])))},
+        values={"size_bytes": 3.0},
+    )
+
+
+def finish(rundir: RunDir, file: Path, name: str = "toy-int8") -> dict[str, Any]:
+    """Keep an artifact and write results that name it; returns its row."""
+    sha256 = digest(file)
+    row = {"id": name, "sha256": sha256, "path": rundir.keep(name, file, sha256, evidence(name))}
+    rundir.write_results({"artifacts": [row]})
+    return row
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """An artifact that is one file."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"abc")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An artifact that is a folder of read-only files, as the store has them."""
+    path = tmp_path / "model"
+    (path / "sub").mkdir(parents=True)
+    for name in ("a.xml", "sub/b.bin"):
+        (path / name).write_text(name)
+        (path / name).chmod(0o444)
+    return path
+
+
+def test_results_come_back(rundir: RunDir) -> None:
+    """What is written is read again, with the name of its format first."""
+    rundir.write_results({"verdict": "PASSED"})
+
+    assert rundir.read_results() == {"schema": SCHEMA, "verdict": "PASSED"}
+    assert rundir.results.read_text().startswith('{\n  "schema": ')
+    assert [p.name for p in rundir.folder.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_nan_in_results(rundir: RunDir, value: float) -> None:
+    """NaN and infinity are refused, and the older results stay whole."""
+    rundir.write_results({"x": 1})
+
+    with pytest.raises(ValueError, match="JSON"):
+        rundir.write_results({"x": value})
+
+    assert rundir.read_results()["x"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (None, "holds no results"),
+        ("{", "is damaged"),
+        ('{"schema": "kdpipe.results/99"}', "has another format"),
+    ],
+)
+def test_results_that_cannot_be_read(rundir: RunDir, text: str | None, what: str) -> None:
+    """Absent, damaged and foreign results are usage errors that say what to do."""
+    rundir.folder.mkdir()
+    if text:
+        rundir.results.write_text(text)
+
+    with pytest.raises(UsageError, match=what) as caught:
+        rundir.read_results()
+
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("kind", ["model", "folder"])
+def test_keep(rundir: RunDir, kind: str, request: pytest.FixtureRequest) -> None:
+    """A copy of the artifact, file or folder, and of its samples; twice is as good as once."""
+    file: Path = request.getfixturevalue(kind)
+    finish(rundir, file)
+    row = finish(rundir, file)
+
+    assert row["path"] == f"artifacts/toy-int8/{file.name}"
+    assert digest(rundir.folder / row["path"]) == row["sha256"]
+    assert rundir.changed() == []
+    (found,) = rundir.evidence()
+    assert np.array_equal(found.score, evidence().score)
+    assert found.latency["artifact"].pooled.tolist() == [1.0, 2.0, 1.5]
+
+
+def test_keep_what_was_not_measured(rundir: RunDir, model: Path) -> None:
+    """A file other than the measured one does not get into the run's folder as if it were."""
+    with pytest.raises(StageError, match="toy: the stored artifact is not the one that was"):
+        rundir.keep("toy", model, "0" * 64, evidence())
+
+
+@pytest.mark.parametrize("kind", ["model", "folder"])
+@pytest.mark.parametrize("change", ["edit", "remove"])
+def test_changed_artifact(
+    rundir: RunDir, kind: str, change: str, request: pytest.FixtureRequest
+) -> None:
+    """An artifact that was edited or removed after the run is named."""
+    row = finish(rundir, request.getfixturevalue(kind))
+    path = rundir.folder / row["path"]
+    path = path / "a.xml" if path.is_dir() else path
+    path.chmod(0o644)
+    path.write_text("other") if change == "edit" else path.unlink()
+
+    assert rundir.changed() == ["toy-int8"]
+
+
+@pytest.mark.parametrize("file", ["evidence.npz", "evidence.json"])
+@pytest.mark.parametrize("content", [None, b"", b"PK broken"])
+def test_damaged_evidence(
+    rundir: RunDir, model: Path, file: str, content: bytes | None
+) -> None:
+    """Samples that are absent or damaged are a usage error that names the artifact."""
+    finish(rundir, model)
+    path = rundir.folder / "evidence" / "toy-int8" / file
+    path.unlink() if content is None else path.write_bytes(content)
+
+    with pytest.raises(UsageError, match="the samples of toy-int8 cannot be read"):
+        rundir.evidence()
+
+
+def test_forget(rundir: RunDir, model: Path) -> None:
+    """What an earlier run concluded goes whole; its journal and records stay."""
+    finish(rundir, model)
+    rundir.write(rundir.records, json.dumps({}))
+    rundir.forget()
+    rundir.forget()
+
+    assert [p.name for p in rundir.folder.iterdir()] == ["plan.json"]

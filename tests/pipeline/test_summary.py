@@ -1,0 +1,217 @@
+"""The summary at any width: the verdict first, every name and every number whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kdpipe.pipeline.summary import render, size
+
+LONG = "my-own-accelerator-with-a-very-long-name"
+
+
+def artifact(name: str, **changes: Any) -> dict[str, Any]:
+    """The row of one artifact in results.json, as far as the summary reads it."""
+    return {
+        "id": name,
+        "accuracy": 0.9712,
+        "samples": 450,
+        "drop": {"mean": 0.0089, "low": -0.0012, "high": 0.019},
+        "latency_ms": {"p50": 12.345, "p95": 23.456, "processes": 10, "iterations": 1000},
+        "speedup": {"ratio": 5.21},
+        "size_bytes": 123_456,
+        **changes,
+    }
+
+
+def verdict(name: str, word: str) -> dict[str, Any]:
+    """One verdict."""
+    return {"artifact": name, "verdict": word, "reason": f"the reason for {word}"}
+
+
+def results(*names: str, words: tuple[str, ...] = ("PASS",)) -> dict[str, Any]:
+    """What results.json holds of a whole run."""
+    network = {"accuracy": 0.9801, "parameters": 272_186}
+    return {
+        "teacher": network,
+        "student": {"accuracy": 0.9733, "parameters": 19_506},
+        "control": {
+            "accuracy": 0.9622,
+            "gain": {"mean": 0.0111, "low": 0.0034, "high": 0.0188, "pairs": 3},
+        },
+        "artifacts": [artifact(name) for name in names],
+        "skipped": [
+            {"id": "tensorrt-int8", "target": "tensorrt", "reason": "no GPU", "fix": "buy one"}
+        ],
+        "failed": [{"step": "compile[x]", "error": "no luck\n  found: a cat", "exit_code": 1}],
+        "gate": {
+            "rules": [verdict(name, word) for name, word in zip(names, words, strict=True)],
+            "skipped": [
+                {
+                    "rule": {"metric": "latency_p95_ms", "max": 2.0, "target": "tensorrt"},
+                    "artifact": "tensorrt-int8",
+                    "reason": "no GPU",
+                }
+            ],
+        },
+    }
+
+
+USUAL = results("onnxruntime-int8", "openvino-int8", words=("PASS", "FAIL"))
+NUMBERS = ("0.9712", "12.345", "5.2x", "0.9801", "0.9733", "0.9622", "+0.0068", "+0.0179")
+
+
+def table(lines: list[str]) -> list[str]:
+    """The part above the first empty line."""
+    return lines[: lines.index("")]
+
+
+def test_whole_table_at_120() -> None:
+    """Where there is room, all columns; the verdict is the first."""
+    assert table(render(USUAL, 120, table=True)) == [
+        "gate  artifact          accuracy       drop (95 %)  p50 ms  p95 ms  speed       size",
+        "-" * 84,
+        "ref   teacher             0.9801                 -       -       -      -          -",
+        "-     student (PyTorch)   0.9733           +0.0068       -       -      -          -",
+        "-     control, no KD      0.9622           +0.0179       -       -      -          -",
+        "pass  onnxruntime-int8    0.9712  +0.0089 <+0.0190  12.345  23.456   5.2x  120.6 KiB",
+        "FAIL  openvino-int8       0.9712  +0.0089 <+0.0190  12.345  23.456   5.2x  120.6 KiB",
+        "SKIP  tensorrt-int8            -                 -       -       -      -          -",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (120, ["p50", "p95", "speed", "size"]),
+        (84, ["p50", "p95", "speed", "size"]),
+        (83, ["p50", "speed", "size"]),
+        (80, ["p50", "speed", "size"]),
+    ],
+)
+def test_columns_that_fit(width: int, columns: list[str]) -> None:
+    """A table that is too wide loses p95 first; usual names fit in 80 columns."""
+    lines = table(render(USUAL, width, table=True))
+
+    assert [word for word in lines[0].split() if word in ("p50", "p95", "speed", "size")] == columns
+    assert max(map(len, lines)) <= width
+
+
+def test_size_goes_second() -> None:
+    """Where p95 is not enough, the size goes too, before the table gives way to records."""
+    name = "onnxruntime-cuda-int8-x"
+    lines = table(render(results(name), 80, table=True))
+
+    assert lines[0].split() == "gate artifact accuracy drop (95 %) p50 ms speed".split()
+    assert lines[-2].split() == ["pass", name, "0.9712", "+0.0089", "<+0.0190", "12.345", "5.2x"]
+
+
+@pytest.mark.parametrize("width", [60, 79, 80, 120])
+@pytest.mark.parametrize("on_terminal", [True, False])
+@pytest.mark.parametrize("words", [("PASS", "FAIL"), ("UNDECIDED", "PASS")])
+def test_nothing_is_cut(width: int, on_terminal: bool, words: tuple[str, ...]) -> None:
+    """With a name of 40 letters too, every verdict, name and number is whole at every width."""
+    lines = table(render(results(LONG, "openvino-int8", words=words), width, table=on_terminal))
+    shown = {"PASS": "pass", "FAIL": "FAIL", "UNDECIDED": "UNDEC"}
+
+    assert len(LONG) == 40
+    first = {line.split()[1]: line.split()[0] for line in lines}
+    assert first[LONG] == shown[words[0]]
+    assert first["openvino-int8"] == shown[words[1]]
+    assert first["tensorrt-int8"] == "SKIP"
+    assert [number for number in NUMBERS if number not in "\n".join(lines)] == []
+
+
+@pytest.mark.parametrize(
+    ("width", "on_terminal"), [(60, True), (79, True), (80, False), (120, False)]
+)
+def test_records(width: int, on_terminal: bool) -> None:
+    """In a pipe, and below 80 columns, each row is one record with named values."""
+    assert table(render(USUAL, width, on_terminal)) == [
+        "ref teacher accuracy=0.9801",
+        "- student-(PyTorch) accuracy=0.9733 drop=+0.0068",
+        "- control,-no-KD accuracy=0.9622 drop=+0.0179",
+        "pass onnxruntime-int8 accuracy=0.9712 drop=+0.0089<+0.0190 p50=12.345 p95=23.456 "
+        "speed=5.2x size=120.6KiB",
+        "FAIL openvino-int8 accuracy=0.9712 drop=+0.0089<+0.0190 p50=12.345 p95=23.456 "
+        "speed=5.2x size=120.6KiB",
+        "SKIP tensorrt-int8",
+    ]
+
+
+def test_long_names_become_records_at_80() -> None:
+    """Where no table fits even without the columns that may go, there are records."""
+    lines = render(results(LONG), 80, table=True)
+
+    assert f"pass {LONG} accuracy=0.9712" in "\n".join(lines)
+    assert table(render(results(LONG), 120, table=True))[0].startswith("gate  artifact")
+
+
+def test_below_the_table() -> None:
+    """Sizes, gain and samples; then one line per rule, failures first, and what was not done."""
+    lines = render(USUAL, 120, table=True)
+
+    assert lines[lines.index("") + 1 :] == [
+        "student  19,506 parameters, 7% of the teacher's 272,186",
+        "gain     +0.0111 (90 % interval +0.0034 to +0.0188, 3 seeds) against the control "
+        "without distillation",
+        "samples  450 eval samples; latency: 10 fresh processes, 1000 iterations",
+        "",
+        "FAIL   openvino-int8: the reason for FAIL",
+        "pass   onnxruntime-int8: the reason for PASS",
+        "SKIP   tensorrt-int8: latency_p95_ms max 2 was not judged",
+        "SKIP   tensorrt-int8: no GPU; buy one",
+        "ERROR  compile[x]: no luck\n  found: a cat",
+    ]
+
+
+def test_worst_verdict_counts() -> None:
+    """An artifact's row shows the worst of its verdicts, and a hyphen where it has none."""
+    found = results("a", "b", "c", words=("PASS", "PASS", "PASS"))
+    found["gate"]["rules"] = [
+        verdict("a", "PASS"), verdict("a", "UNDECIDED"), verdict("b", "UNDECIDED"),
+        verdict("b", "FAIL"),
+    ]  # fmt: skip
+
+    lines = [line.split() for line in table(render(found, 120, table=True))]
+
+    assert {line[1]: line[0] for line in lines if line[1] in "abc"} == {
+        "a": "UNDEC",
+        "b": "FAIL",
+        "c": "-",
+    }
+
+
+def test_what_was_not_measured() -> None:
+    """A run that broke early, and numbers that do not exist, leave hyphens and no exception."""
+    found = results("x")
+    found |= {"teacher": None, "student": None, "control": None}
+    found["artifacts"] = [
+        artifact("x", latency_ms=None, speedup=None, drop={"mean": 0.0, "low": None, "high": None})
+    ]
+
+    lines = table(render(found, 80, table=True))
+
+    assert lines[2].split() == ["pass", "x", "0.9712", "+0.0000", "<?", "-", "-", "-", "120.6", "KiB"]
+    assert render({**found, "artifacts": [], "skipped": []}, 60, table=True)[0] == ""
+
+
+def test_gain_of_one_pair() -> None:
+    """One seed has no interval, and the summary says so."""
+    found = results("x")
+    found["control"]["gain"] = {"mean": -0.002, "low": None, "high": None, "pairs": 1}
+
+    assert (
+        "gain     -0.0020 (1 seed; no interval from one) against the control without distillation"
+        in render(found, 80, table=False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (44_100, "43.1 KiB"), (5_242_880, "5.0 MiB")],
+)
+def test_size(count: int, text: str) -> None:
+    """Bytes as people say them."""
+    assert size(count) == text
