@@ -236,18 +236,21 @@ def _launch(
 @contextmanager
 def _errors(debug: bool, as_json: bool) -> Iterator[None]:
     """Print an error as a person wants it, on stderr, and exit with its code."""
-    from kdpipe.pipeline.conclusion import INTERRUPTED, Conclusion
+    from kdpipe.pipeline.conclusion import INTERRUPTED, STAGE_FAILED, Conclusion
     from kdpipe.targets.errors import KdpipeError
 
     try:
         yield
-    except KdpipeError as error:
+    except (KdpipeError, OSError) as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}" if not hasattr(error, "problems") else error, file=sys.stderr)
-        line = Conclusion("FAILED", error.exit_code, error.what).line
-        _say(json.dumps({"error": error.what, "exit_code": error.exit_code}) if as_json else line)
-        raise typer.Exit(error.exit_code) from None
+        print(f"error: {error}".replace("error: error: ", "error: ", 1), file=sys.stderr)
+        known = error if isinstance(error, KdpipeError) else None
+        what = known.what if known else str(error)
+        code = known.exit_code if known else STAGE_FAILED
+        line = Conclusion("FAILED", code, what).line
+        _say(json.dumps({"error": what, "exit_code": code}) if as_json else line)
+        raise typer.Exit(code) from None
     except KeyboardInterrupt:
         print(
             "\ninterrupted: what is finished is kept; run the same again to resume", file=sys.stderr

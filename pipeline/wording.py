@@ -156,6 +156,8 @@ def _dot(value: str) -> tuple[str, ...]:
 
 
 def _out_of_range(finding: Finding) -> Words:
+    if isinstance(finding.value, bool | str):
+        return Words(f"{shown(finding.value)} is not a number", wanted="a number")
     limit, problem, phrase = _LIMITS[finding.type]
     bound = finding.context[limit]
     text = f"{bound:g}" if isinstance(bound, float) else shown(bound)

@@ -83,8 +83,9 @@ class Benchmark(Stage):
         feed = work.scratch / "inputs.npy"
         np.save(feed, inputs.data.example(self.samples))
         jobs = {role: _job(inputs, role, feed) for role in inputs.compile.roles}
+        comparable = {role: job for role, job in jobs.items() if _comparable(inputs, role, work)}
         timed = time_processes(
-            jobs,
+            comparable,
             processes=self.processes,
             iterations=self.iterations,
             seconds=self.seconds,
@@ -118,6 +119,16 @@ def _job(inputs: BenchmarkInputs, role: str, feed: Path) -> Job:
     twin = inputs.target.model_copy(update={"precision": "fp32"})
     target = inputs.target if role == "artifact" else twin
     return Job(target, inputs.compile.path(role), feed)
+
+
+def _comparable(inputs: BenchmarkInputs, role: str, work: Work) -> bool:
+    """Whether a call of `role` does the work of a call of the artifact: as many samples."""
+    batch, own = (inputs.compile.roles[name]["batch"] or 1 for name in (role, "artifact"))
+    if batch != own:
+        work.observer.warn(
+            f"the {role} takes {batch} samples a call and the artifact {own}: no speedup is given"
+        )
+    return bool(batch == own)
 
 
 def _values(inputs: BenchmarkInputs, memory: Mapping[str, Memory]) -> dict[str, float]:

@@ -31,7 +31,7 @@ class Compiled(Artifact):
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """{"id": of the artifact, "roles": {role: {path, sha256, size_bytes, audit ...}}}"""
+        """{"id": of the artifact, "roles": {role: {path, sha256, size_bytes, batch, audit ...}}}"""
         meta: dict[str, Any] = json.loads((self.folder / "compiled.json").read_text("utf-8"))
         return meta
 
@@ -86,10 +86,13 @@ def _compile(target: Target, onnx: Path, out: Path, role: str) -> dict[str, Any]
     folder.mkdir()
     path = target.compile(onnx, folder)
     audit = target.audit(path)
+    with target.open(path) as session:
+        batch = session.batch
     return {
         "path": path.relative_to(out).as_posix(),
         "sha256": digest(path),
         "size_bytes": size(path),
+        "batch": batch,
         "int8_fraction": audit.int8_fraction,
         "kernels": dict(audit.kernels),
         "float_kernels": list(audit.float_kernels),

@@ -15,6 +15,7 @@ from kdpipe.stages.models.source import ModelSettings
 from kdpipe.stages.network import Network, save_network
 from kdpipe.stages.paths import UserPath
 from kdpipe.stages.recipe import Recipe
+from kdpipe.stages.tasks import Outcome
 from kdpipe.targets.errors import DataError
 
 
@@ -76,6 +77,16 @@ class Teacher(ModelSettings, Stage):
             history = _train(network, recipe, inputs.data, work)
         outcome = save_network(work.out, network, blueprint, inputs.data, losses=history)
         work.observer.fact("eval", value=outcome.mean, n=len(outcome.score))
+        _warn_of_a_guesser(outcome, work)
+
+
+def _warn_of_a_guesser(outcome: Outcome, work: Work) -> None:
+    """Artifacts that agree with a teacher that learned nothing pass the gate: say so early."""
+    if (outcome.prediction == outcome.prediction[0]).all():
+        work.observer.warn(
+            f"the teacher gives one answer for all {len(outcome.score)} eval samples: it has not"
+            " learned the task; train it longer or lower its learning_rate"
+        )
 
 
 def _train(network: object, recipe: Recipe, data: Dataset, work: Work) -> list[float]:

@@ -17,7 +17,8 @@ from kdpipe.targets.errors import DataError, UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_DTYPE = "tensor(float)"
+"""What every model of the chain is fed; a float16 input would be cast differently by each part."""
 
 
 class BlackBox(nn.Module):
@@ -42,7 +43,7 @@ class BlackBox(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) on any device -> float32 logits (N, classes) on the same device."""
-        fed = x.detach().cpu().contiguous().numpy().astype(_DTYPES[self._input.type], copy=False)
+        fed = x.detach().cpu().contiguous().numpy().astype(np.float32, copy=False)
         size = self._batch or max(1, len(fed))
         pieces = [self._run(fed[start : start + size]) for start in range(0, len(fed), size)]
         return torch.from_numpy(np.concatenate(pieces).astype(np.float32)).to(x.device)
@@ -73,9 +74,9 @@ def _session(path: Path) -> Any:
 
 def _only_input(session: Any, path: Path) -> Any:
     inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type not in _DTYPES or len(inputs[0].shape) != 4:
+    if len(inputs) != 1 or inputs[0].type != _DTYPE or len(inputs[0].shape) != 4:
         raise UsageError(
-            "the ONNX teacher must take one float input (N, C, H, W)",
+            "the ONNX teacher must take one float32 input (N, C, H, W)",
             found=f"{path}: " + ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs),
             fix="export the network alone, without pre-processing",
         )

@@ -546,3 +546,81 @@ def test_no_word_of_the_library() -> None:
     phrases = ("Input should", "Extra inputs", "Field required", "valid", "type=", "tag", "parse")
     assert [phrase for phrase in phrases if phrase in message] == []
     assert message.endswith("15 errors in kdpipe.yaml; nothing was run.")
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "help_"),
+    [
+        ("threads: yes", "threads: yes is true/false, not a number @1:20", ""),
+        ("rate: true", "rate: true is true/false, not a number @1:17", ""),
+        ("epochs: no", "epochs: false is not a number @1:19", ""),
+        ("epochs: '0'", "epochs: '0' is not a number @1:19", ""),
+        ("epochs: '4'", "epochs: '4' is text, not a number @1:19", "without quotes: 4"),
+        ("rate: off", "rate: off is true/false, not a number @1:17", ""),
+        ("rate: '1e-3'", "rate: '1e-3' is text, not a number @1:17", "without quotes: 1e-3"),
+        ("rate: 'nan'", "rate: 'nan' is text, not a number @1:17", ""),
+        ("enabled: 'no'", "enabled: 'no' is text, not true or false @1:20", "without quotes: no"),
+        ("enabled: 1", "enabled: 1 is a number, not true or false @1:20", ""),
+        ("threads: '2'", "threads: '2' is text, not a number @1:20", "without quotes: 2"),
+        ("crop: {height: '3', width: 1}", "crop.height: '3' is text, not a number @1:26", ""),
+        (
+            "crop: [{height: 1, width: no}]",
+            "crop[0].width: no is true/false, not a number @1:37",
+            "",
+        ),
+        ("weights: {a: '1'}", "weights.a: '1' is text, not a number @1:24", ""),
+    ],
+)
+def test_nothing_is_converted(text: str, what: str, help_: str) -> None:
+    """Text or yes/no where a number belongs is refused, though the library would convert it."""
+    message = refused(f"distill: {{{text}}}")
+
+    assert summary(message) == [f"distill.{what}"]
+    assert help_ in message
+
+
+def test_conversions_are_told_all_at_once() -> None:
+    """Every conversion is one problem, under an alias, below a hyphened key and in --set too."""
+    expected = golden("""
+        error: distill.epochs: '4' is text, not a number
+          --> kdpipe.yaml:1:11
+           |
+          1| task: &t  '4'
+           |           ^^^
+           = help: write it without quotes: 4
+           = note: used through the alias in line 2
+
+        error: gate[0].max-degradation: on is true/false, not a number
+          --> kdpipe.yaml:3:39
+           |
+          3| gate: [{metric: abc, max-degradation: on}]
+           |                                       ^^
+
+        error: targets[0].threads: '2' is text, not a number
+          --> --set targets=[{name: onnxruntime, threads: "2"}]
+           = help: write it without quotes: 2
+
+        3 errors in kdpipe.yaml and --set; nothing was run.
+    """)
+
+    text = """\
+        task: &t  '4'
+        distill: {epochs: *t}
+        gate: [{metric: abc, max-degradation: on}]
+    """
+    assert expected == refused(text, 'targets=[{name: onnxruntime, threads: "2"}]')
+
+
+def test_values_of_the_right_kind_pass() -> None:
+    """Whole numbers are numbers, and text and true/false stay what they are where they belong."""
+    config = read("""\
+        task: "3"
+        distill: {epochs: 4.0, rate: 1, threads: auto, enabled: no, weights: {a: 2}}
+        labels: {a: 1}
+    """)
+
+    assert config == Config(
+        task="3",
+        distill=Distill(epochs=4, rate=1.0, enabled=False, weights={"a": 2.0}),
+        labels={"a": 1},
+    )

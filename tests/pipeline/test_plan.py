@@ -186,7 +186,7 @@ def statuses(plan: Mapping[str, Planned]) -> dict[str, str]:
 
 
 def test_nothing_was_run_yet(bench: Bench) -> None:
-    """In an empty store all steps run; keys behind the first are unknown; planning makes nothing."""
+    """In an empty store all run, keys behind the first are unknown, and planning makes nothing."""
     plan = bench.plan(Words())
 
     assert {name: (p.status, p.why) for name, p in plan.items()} == {
@@ -220,7 +220,7 @@ def test_everything_is_stored(bench: Bench) -> None:
     ],
 )
 def test_reasons(bench: Bench, changed: Stage, why: str) -> None:
-    """A step that must run again says which setting differs from the last time, and its key does."""
+    """A step that must run again says which setting differs from last time; so does its key."""
     bench.run(Words())
     before = bench.plan(Words())["words"].key
 

@@ -1,4 +1,4 @@
-"""A run's folder: results without NaN, artifacts that are those measured, evidence to judge again."""
+"""A run's folder: results without NaN, the artifacts that were measured, their samples."""
 
 from __future__ import annotations
 
@@ -141,9 +141,7 @@ def test_changed_artifact(
 
 @pytest.mark.parametrize("file", ["evidence.npz", "evidence.json"])
 @pytest.mark.parametrize("content", [None, b"", b"PK broken"])
-def test_damaged_evidence(
-    rundir: RunDir, model: Path, file: str, content: bytes | None
-) -> None:
+def test_damaged_evidence(rundir: RunDir, model: Path, file: str, content: bytes | None) -> None:
     """Samples that are absent or damaged are a usage error that names the artifact."""
     finish(rundir, model)
     path = rundir.folder / "evidence" / "toy-int8" / file

@@ -29,7 +29,7 @@ from kdpipe.targets.openvino import OpenVino
 torch.set_num_threads(1)
 
 DATA = {"source": "digits", "image_size": 16, "max_train": 200, "max_eval": 100, "calibration": 64}
-RECIPE = {"epochs": 1, "batch_size": 32, "learning_rate": 0.05, "amp": "off"}
+RECIPE = {"epochs": 3, "batch_size": 16, "learning_rate": 0.05, "warmup_epochs": 0, "amp": "off"}
 TEACHER = {"model": "resnet8", "arguments": {"width": 0.5}}
 METHODS = [{"kind": "kd", "temperature": 4.0}]
 TARGETS: tuple[Target, ...] = (
@@ -65,6 +65,12 @@ class Chain:
         return steps | compiled | {f"benchmark[{id}]": m for id, m in self.measured.items()}
 
 
+@pytest.fixture(scope="session")
+def recipe() -> dict[str, Any]:
+    """How the students of the chain were trained."""
+    return RECIPE
+
+
 Step = Callable[..., Any]
 
 
@@ -87,7 +93,7 @@ def step(tmp_path_factory: pytest.TempPathFactory) -> Step:
 def chain(step: Step) -> Chain:
     """Every stage once; `measured` of the int8 artifacts."""
     data = step(Data, DataInputs(Classification()), **DATA)
-    teacher = step(Teacher, TeacherInputs(data), **TEACHER, train=RECIPE)
+    teacher = step(Teacher, TeacherInputs(data), **TEACHER, train={**RECIPE, "epochs": 8})
     student = step(Student, StudentInputs(data, teacher), shrink={"width": 0.5})
     distill = step(
         Distill,

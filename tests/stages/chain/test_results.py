@@ -57,6 +57,7 @@ def test_the_waterfall_has_every_hop_in_order(chain, found) -> None:
     ]  # fmt: skip
     assert waterfall[0]["drop"]["mean"] == 0
     teacher = chain.teacher.outcome.mean
+    assert any(hop["drop"]["mean"] != 0 for hop in waterfall)
     for hop in waterfall:
         drop = hop["drop"]
         assert hop["samples"] == 100
