@@ -7,6 +7,8 @@ words, so that no number is ever cut.
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +30,10 @@ def render(results: Results, width: int, table: bool) -> list[str]:
     rows += [_artifact(row, results) for row in results["artifacts"]]
     rows += [{"gate": "SKIP", "artifact": row["id"]} for row in results["skipped"]]
     lines = _table(rows, width) if table and width >= NARROW else []
-    return [*(lines or map(_record, rows)), "", *_notes(results), *_judgements(results)]
+    text = [*_notes(results), "", *_judgements(results)]
+    if table:
+        text = [part for line in text for part in _wrapped(line, width)]
+    return [*(lines or map(_record, rows)), "", *text]
 
 
 def _networks(results: Results) -> Iterator[Row]:
@@ -126,13 +131,16 @@ def _notes(results: Results) -> Iterator[str]:
             else ""
         )
         yield f"samples  {row['samples']} eval samples{measured}"
-    yield ""
+    if hops := results["waterfall"]:
+        path = ", ".join(f"{hop['hop']} {_fraction(hop['accuracy'])}" for hop in hops)
+        yield f"hops     {path}"
 
 
 def _gain(gain: Mapping[str, Any]) -> str:
     pairs = f"{gain['pairs']} seed{'s' if gain['pairs'] > 1 else ''}"
     if gain["low"] is None:
-        return f"{gain['mean']:+.4f} ({pairs}; no interval from one)"
+        why = "no interval from one" if gain["pairs"] == 1 else "all alike, so no interval"
+        return f"{gain['mean']:+.4f} ({pairs}; {why})"
     return f"{gain['mean']:+.4f} (90 % interval {gain['low']:+.4f} to {gain['high']:+.4f}, {pairs})"
 
 
@@ -154,6 +162,20 @@ def _rule(rule: Mapping[str, Any]) -> str:
     """Example: latency_p95_ms max 2"""
     limits = Rule.model_validate(rule).limits
     return " ".join([rule["metric"], *(f"{name} {value:g}" for name, value in limits.items())])
+
+
+def _wrapped(text: str, width: int) -> Iterator[str]:
+    """Sentences on as many lines as they take, aligned behind their first word."""
+    for line in text.splitlines() or [""]:
+        first = re.match(r"\s*\S*\s*", line)
+        indent = " " * (first.end() if first else 0)
+        yield from textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
 
 
 def _fraction(value: float) -> str:

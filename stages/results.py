@@ -108,7 +108,7 @@ def _control(distilled: Artifact | None) -> dict[str, Any] | None:
     pairs = distilled.pairs
     gains = np.array([pair["distilled"] - pair["control"] for pair in pairs])
     gain: dict[str, Any] = {"mean": float(gains.mean()), "low": None, "high": None}
-    if len(gains) > 1:
+    if np.ptp(gains) > 0:  # seeds that agree to the sample say nothing about their spread
         gain["low"], gain["high"] = statistics.mean_bounds(gains, CONFIDENCE)
     return {
         "seeds": [int(pair["seed"]) for pair in pairs],

@@ -40,6 +40,10 @@ def results(*names: str, words: tuple[str, ...] = ("PASS",)) -> dict[str, Any]:
             "accuracy": 0.9622,
             "gain": {"mean": 0.0111, "low": 0.0034, "high": 0.0188, "pairs": 3},
         },
+        "waterfall": [
+            {"hop": "teacher", "accuracy": 0.9801},
+            {"hop": "student", "accuracy": 0.9733},
+        ],
         "artifacts": [artifact(name) for name in names],
         "skipped": [
             {"id": "tensorrt-int8", "target": "tensorrt", "reason": "no GPU", "fix": "buy one"}
@@ -172,13 +176,28 @@ def test_below_the_table() -> None:
         "gain     +0.0111 (90 % interval +0.0034 to +0.0188, 3 seeds) against the control "
         "without distillation",
         "samples  450 eval samples; latency: 10 fresh processes, 1000 iterations",
+        "hops     teacher 0.9801, student 0.9733",
         "",
         "FAIL   openvino-int8: the reason for FAIL",
         "pass   onnxruntime-int8: the reason for PASS",
         "SKIP   tensorrt-int8: latency_p95_ms max 2 was not judged",
         "SKIP   tensorrt-int8: no GPU; buy one",
-        "ERROR  compile[x]: no luck\n  found: a cat",
+        "ERROR  compile[x]: no luck",
+        "  found: a cat",
     ]
+
+
+def test_sentences_wrap_between_words_on_a_terminal() -> None:
+    """A long sentence goes on below its own first word; in a pipe it stays one line."""
+    found = results("x")
+    found["gate"]["rules"][0]["reason"] = "word " * 30 + "end"
+
+    lines = render(found, 60, table=True)
+
+    start = next(i for i, line in enumerate(lines) if line.startswith("pass   x: word"))
+    assert lines[start + 1].startswith("       word")
+    assert max(map(len, lines[start:])) <= 60
+    assert any(line.endswith("word end") for line in render(found, 60, table=False))
 
 
 def test_worst_verdict_counts() -> None:
