@@ -40,22 +40,16 @@ def _networks(results: Results) -> Iterator[Row]:
     teacher, student, control = results["teacher"], results["student"], results["control"]
     if teacher:
         yield {"gate": "ref", "artifact": "teacher", "accuracy": _fraction(teacher["accuracy"])}
-    if student and teacher and student != teacher:
-        drop = teacher["accuracy"] - student["accuracy"]
-        yield {
-            "gate": "-",
-            "artifact": "student (PyTorch)",
-            "accuracy": _fraction(student["accuracy"]),
-            "drop (95 %)": f"{drop:+.4f}",
-        }
-    if control and teacher:
-        drop = teacher["accuracy"] - control["accuracy"]
-        yield {
-            "gate": "-",
-            "artifact": "control, no KD",
-            "accuracy": _fraction(control["accuracy"]),
-            "drop (95 %)": f"{drop:+.4f}",
-        }
+    named = {"student (PyTorch)": student, "control, no KD": control}
+    for name, network in named.items():
+        if teacher and network and network != teacher:
+            drop = teacher["accuracy"] - network["accuracy"]
+            yield {
+                "gate": "-",
+                "artifact": name,
+                "accuracy": _fraction(network["accuracy"]),
+                "drop (95 %)": f"{drop:+.4f}",
+            }
 
 
 def _artifact(row: Mapping[str, Any], results: Results) -> Row:

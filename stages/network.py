@@ -19,13 +19,8 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 
 
-class Network(Artifact):
-    """The output of the teacher stage, and of every stage that trains a network."""
-
-    @cached_property
-    def blueprint(self) -> Blueprint:
-        """How to build the network."""
-        return Blueprint.load(self.folder)
+class Judged(Artifact):
+    """A network in PyTorch, whatever its form, with what it did on the eval split."""
 
     @cached_property
     def outcome(self) -> Outcome:
@@ -34,9 +29,21 @@ class Network(Artifact):
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """`parameters`, `macs` (None for a black box), and how it was trained."""
+        """How it was made, and of a `Network` also `parameters` and `macs`."""
         facts: dict[str, Any] = json.loads((self.folder / "facts.json").read_text("utf-8"))
         return facts
+
+
+class Network(Judged):
+    """The output of the teacher stage, and of every stage that trains a network.
+
+    `parameters` and `macs` among its facts are None for a black box.
+    """
+
+    @cached_property
+    def blueprint(self) -> Blueprint:
+        """How to build the network."""
+        return Blueprint.load(self.folder)
 
     @property
     def onnx(self) -> Path | None:

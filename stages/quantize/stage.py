@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from kdpipe.stages.base import Artifact, Stage, Work
 from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.stage import Distilled
-from kdpipe.stages.network import Network
+from kdpipe.stages.network import Judged, Network
 from kdpipe.stages.recipe import Recipe
-from kdpipe.stages.tasks import Outcome
 from kdpipe.targets.base import Precision
 from kdpipe.targets.errors import UsageError
 
@@ -38,19 +36,8 @@ class QuantizeInputs:
         return self.distill or self.teacher
 
 
-class Quantized(Artifact):
-    """The output of the quantize stage: scales and int8-aware weights."""
-
-    @cached_property
-    def outcome(self) -> Outcome:
-        """What the fake-quantized network did on each eval sample, in PyTorch."""
-        return Outcome.load(self.folder / "outcome.npz")
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """`mode` and the number of calibration samples."""
-        facts: dict[str, Any] = json.loads((self.folder / "facts.json").read_text("utf-8"))
-        return facts
+class Quantized(Judged):
+    """The output of the quantize stage: scales and int8-aware weights, and its `mode`."""
 
     def load(self, source: Network, data: Dataset) -> QuantizedModel:
         """The quantized network; `source` is the network that was quantized."""
