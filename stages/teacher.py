@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,9 @@ from kdpipe.stages.paths import UserPath
 from kdpipe.stages.recipe import Recipe
 from kdpipe.stages.tasks import Outcome
 from kdpipe.targets.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,10 @@ def _warn_of_a_guesser(outcome: Outcome, work: Work) -> None:
         )
 
 
-def _train(network: object, recipe: Recipe, data: Dataset, work: Work) -> list[float]:
-    from torch import nn
+def _train(network: nn.Module, recipe: Recipe, data: Dataset, work: Work) -> list[float]:
+    from kdpipe.stages.distill.graph import Edge, Node, Supervised
+    from kdpipe.stages.training import train
 
-    from kdpipe.stages.distill.graph import Edge, Node, Scheme, Supervised
-    from kdpipe.stages.training import Device, Loader, fit
-
-    assert isinstance(network, nn.Module)
-    loader = Loader(data, recipe.batch_size, recipe.seed, Device.pick(recipe.amp))
     loss = Supervised(task=data.task, label_smoothing=recipe.label_smoothing)
-    scheme = Scheme({"teacher": Node(network)}, [Edge("teacher", loss)], loader.sample())
-    return fit(scheme, loader, recipe, work.scratch / "teacher.pt", work.observer)
+    nodes, edges = {"teacher": Node(network)}, [Edge("teacher", loss)]
+    return train(nodes, edges, recipe, data, work.scratch / "teacher.pt", work.observer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from kdpipe.stages.base import Observer
 from kdpipe.stages.dataset import Dataset
-from kdpipe.stages.distill.graph import Scheme
+from kdpipe.stages.distill.graph import Edge, Node, Scheme
 from kdpipe.stages.recipe import Recipe
 from kdpipe.targets.errors import StageError, listing
 
@@ -85,6 +85,25 @@ class Loader:
             "target": device.put(np.asarray(split.labels[indices])),
             "index": device.put(indices),
         }
+
+
+def train(
+    nodes: Mapping[str, Node],
+    edges: Sequence[Edge],
+    recipe: Recipe,
+    data: Dataset,
+    checkpoint: Path,
+    observer: Observer,
+) -> list[float]:
+    """Train a graph on `data` by `recipe`, wherever it is fastest; its networks end on the CPU.
+
+    Returns and raises what `fit` does.
+    """
+    loader = Loader(data, recipe.batch_size, recipe.seed, Device.pick(recipe.amp))
+    scheme = Scheme(nodes, edges, loader.sample())
+    history = fit(scheme, loader, recipe, checkpoint, observer)
+    scheme.cpu()
+    return history
 
 
 def fit(

@@ -96,27 +96,26 @@ class Distill(Recipe, Stage):
         """A student trained with the teacher (`distilled`) or without it (`control`)."""
         import torch
 
-        from kdpipe.stages.distill.graph import Edge, Node, Scheme, Supervised
-        from kdpipe.stages.training import Device, Loader, fit
+        from kdpipe.stages.distill.graph import Edge, Node, Supervised
+        from kdpipe.stages.training import train
 
         torch.manual_seed(seed)
         blueprint, data = inputs.student.blueprint, inputs.data
         network = blueprint.build()
-        loader = Loader(data, self.batch_size, seed, Device.pick(self.amp))
-        loss = Supervised(
-            task=data.task, label_smoothing=self.label_smoothing, weight=self.supervised or 1.0
-        )
         nodes = {"student": Node(network, blueprint.taps_of(network))}
-        edges = [Edge("student", loss)] if self.supervised or role == "control" else []
+        # The control learns from labels alone, so its weight is 1 whatever the student's is.
+        weight = self.supervised if role == "distilled" else 1.0
+        loss = Supervised(task=data.task, label_smoothing=self.label_smoothing, weight=weight)
+        edges = [Edge("student", loss)] if weight else []
         if role == "distilled":
             teacher = inputs.teacher.load()
             taps = inputs.teacher.blueprint.taps_of(teacher)
             nodes["teacher"] = Node(teacher, taps, mode="frozen")
             edges += [Edge("student", method, of=("teacher",)) for method in self.methods]
-        scheme = Scheme(nodes, edges, loader.sample())
+        recipe = self.model_copy(update={"seed": seed})
         checkpoint = work.scratch / f"{role}-{seed}.pt"
-        fit(scheme, loader, self, checkpoint, work.observer)
-        return network.cpu()
+        train(nodes, edges, recipe, data, checkpoint, work.observer)
+        return network
 
     def _keep(self, network: nn.Module, inputs: DistillInputs, work: Work, ships: bool) -> Outcome:
         if ships:

@@ -96,15 +96,13 @@ class Quantize(Recipe, Stage):
         """Train on with the task's loss; the quantizers stay in place."""
         import torch
 
-        from kdpipe.stages.distill.graph import Edge, Node, Scheme, Supervised
-        from kdpipe.stages.training import Device, Loader, fit
+        from kdpipe.stages.distill.graph import Edge, Node, Supervised
+        from kdpipe.stages.training import train
 
         torch.manual_seed(self.seed)
-        loader = Loader(data, self.batch_size, self.seed, Device.pick(self.amp))
         loss = Supervised(task=data.task, label_smoothing=self.label_smoothing)
-        scheme = Scheme({"student": Node(model)}, [Edge("student", loss)], loader.sample())
-        fit(scheme, loader, self, work.scratch / "qat.pt", work.observer)
-        model.cpu()
+        nodes, edges = {"student": Node(model)}, [Edge("student", loss)]
+        train(nodes, edges, self, data, work.scratch / "qat.pt", work.observer)
 
 
 def _prepare(source: Network, data: Dataset) -> QuantizedModel:
