@@ -66,7 +66,8 @@ def steps(
 ) -> list[Step]:
     """All steps in an order in which they can run: `stages` are in chain order already.
 
-    Raises ConfigError when a stage is skipped that another cannot do without.
+    Raises ConfigError when a stage is skipped that another cannot do without, or one is present
+    that no other uses.
     """
     present: dict[str, Stage] = {}
     result: list[Step] = []
@@ -75,7 +76,19 @@ def steps(
         for target in targets if fans_out else (None,):
             result.append(_step(stage, target, present, settings))
         present[stage.name] = stage
+    _refuse_unread(stages, result)
     return result
+
+
+def _refuse_unread(stages: Sequence[Stage], steps: Sequence[Step]) -> None:
+    """A stage that nothing reads would be paid for in vain, and the user expects it to count."""
+    read = {source.partition("[")[0] for step in steps for source in step.reads.values()}
+    for stage in stages[:-1]:
+        if stage.name not in read:
+            raise ConfigError(
+                f"no stage of this chain uses '{stage.name}'",
+                fix=f"set `{stage.name}: null` too, or do not skip the stage that uses it",
+            )
 
 
 def _step(

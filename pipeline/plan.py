@@ -55,7 +55,7 @@ class Planner:
 
     def record(self, step: Step, inputs: Mapping[str, Entry]) -> Record:
         """All that the output of `step` depends on, given the entries that it reads."""
-        packages = step.stage.packages + (step.target.packages if step.target else ())
+        packages = step.stage.distributions() + (step.target.packages if step.target else ())
         return {
             "stage": step.stage.name,
             "version": step.stage.version,

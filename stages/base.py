@@ -78,6 +78,10 @@ class Stage(BaseModel):
     Inputs: ClassVar[type]
     Output: ClassVar[type[Artifact]]
 
+    def distributions(self) -> tuple[str, ...]:
+        """`packages`, and those that its settings bring in; their versions join the key."""
+        return self.packages
+
     @property
     def skipped(self) -> bool:
         """Whether its settings say that there is nothing to do, as if its key were null."""

@@ -71,7 +71,9 @@ class Benchmark(Stage):
     iterations: PositiveInt = Field(100, description="timed runs per process, at least")
     seconds: NonNegativeFloat = Field(0.2, description="timed duration per process, at least")
     warmup_seconds: NonNegativeFloat = Field(0.1, description="untimed duration, at least")
-    samples: PositiveInt = Field(64, description="real eval samples that the timed runs cycle over")
+    samples: int = Field(
+        64, ge=1, le=256, description="real eval samples that the timed runs cycle over"
+    )
     seed: int = Field(0, ge=0, description="of the order in which processes run")
 
     def run(self, inputs: BenchmarkInputs, work: Work) -> None:
@@ -108,7 +110,7 @@ class Benchmark(Stage):
 
 
 def _score(inputs: BenchmarkInputs) -> Outcome:
-    """Accuracy of the compiled file itself; it may use every core, being about bits, not time."""
+    """What the compiled file itself answers on each eval sample, run as it is when timed."""
     with inputs.target.open(inputs.compile.path("artifact")) as session:
         return evaluate(session_forward(session), inputs.data.eval, inputs.data.task)
 

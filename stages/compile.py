@@ -55,6 +55,7 @@ class Compile(Stage):
     """Compile the exported student for one target."""
 
     name: ClassVar[str] = "compile"
+    packages: ClassVar[tuple[str, ...]] = ("onnx",)
     machine: ClassVar[bool] = True
     Inputs: ClassVar[type] = CompileInputs
     Output: ClassVar[type[Artifact]] = Compiled

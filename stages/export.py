@@ -80,6 +80,7 @@ class Export(Stage):
 
     name: ClassVar[str] = "export"
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxruntime")
+    machine: ClassVar[bool] = True  # parity and the ONNX hops are measured on this processor
     Inputs: ClassVar[type] = ExportInputs
     Output: ClassVar[type[Artifact]] = Exported
 

@@ -65,15 +65,20 @@ def load_weights(blueprint: Blueprint, weights: Path) -> nn.Module:
     return network.eval()
 
 
+def judge(network: nn.Module, data: Dataset) -> Outcome:
+    """What a network does on each eval sample, in PyTorch, in eval mode and fp32."""
+    from kdpipe.stages.evaluate import evaluate, network_forward
+
+    return evaluate(network_forward(network), data.eval, data.task)
+
+
 def save_network(
     folder: Path, network: nn.Module, blueprint: Blueprint, data: Dataset, **facts: Any
 ) -> Outcome:
     """Judge `network` on the eval split and write all that `Network` reads; returns the outcome."""
-    from kdpipe.stages.evaluate import evaluate, network_forward
     from kdpipe.stages.models import size, weights
 
-    network.eval()
-    outcome = evaluate(network_forward(network), data.eval, data.task)
+    outcome = judge(network, data)
     outcome.save(folder / "outcome.npz")
     blueprint.save(folder)
     if any(True for _ in network.parameters()):

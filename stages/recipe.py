@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -12,6 +12,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
 
 
@@ -27,7 +28,13 @@ class Recipe(BaseModel):
     weight_decay: NonNegativeFloat = Field(5e-4, description="not applied to biases and norms")
     warmup_epochs: NonNegativeInt = Field(1, description="epochs of linear warm-up to the peak")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Szegedy et al. 2016")
-    amp: Literal["auto", "bf16", "off"] = Field(
-        "auto", description="bf16 autocast; auto: where the processor computes it natively"
+    amp: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="bf16 autocast or not; auto: where the processor computes it natively"
     )
     seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+
+    @model_validator(mode="after")
+    def _peak_is_reached(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"`warmup_epochs` must not exceed the {self.epochs} `epochs`")
+        return self

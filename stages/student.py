@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -62,11 +64,15 @@ class Student(Stage):
             raise ValueError("give either `model` or `shrink`, not both")
         if self.arguments and not self.model:
             raise ValueError("`arguments` belong to a `model`")
-        if self.model and self.model.kind == "onnx":
+        if self.model and not self.model.trainable:
             raise ValueError("an ONNX file cannot be trained, so it can only be a teacher")
         if self.model:
             self._settings()
         return self
+
+    def distributions(self) -> tuple[str, ...]:
+        """What the model itself needs."""
+        return self.model.packages if self.model else ()
 
     def files(self) -> Mapping[str, Path]:
         """The model's own files, if any."""
@@ -86,6 +92,9 @@ class Student(Stage):
                 fix="choose a smaller student, or set `student: null` and `distill: null`",
             )
         blueprint.save(work.out)
+        # Another version of timm may build another network: then training must not be reused.
+        versions = {package: version(package) for package in self.distributions()}
+        (work.out / "versions.json").write_text(json.dumps(versions))
 
     def _settings(self) -> ModelSettings:
         assert self.model

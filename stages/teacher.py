@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -44,12 +44,16 @@ class Teacher(ModelSettings, Stage):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        black_box = self.model.kind == "onnx"
+        black_box = not self.model.trainable
         if self.weights and self.train:
             raise ValueError("give either `weights` or `train`, not both")
         if black_box and (self.weights or self.train):
             raise ValueError("an ONNX file brings its weights; remove `weights` and `train`")
         return self
+
+    def distributions(self) -> tuple[str, ...]:
+        """torch, and what the model itself needs."""
+        return self.packages + self.model.packages
 
     def files(self) -> Mapping[str, Path]:
         """The model's own files and the weights."""
@@ -69,16 +73,17 @@ class Teacher(ModelSettings, Stage):
 
         from kdpipe.stages.models import weights
 
-        recipe = None if self.weights or self.model.kind == "onnx" else self.train or Recipe()
+        trained_here = self.model.trainable and not self.weights
+        recipe = (self.train or Recipe()) if trained_here else None
         torch.manual_seed(recipe.seed if recipe else 0)
         blueprint = self.blueprint(inputs.data.shape, inputs.data.outputs)
         network = blueprint.build()
-        history: list[float] = []
+        trained: dict[str, Any] = {}
         if self.weights:
             weights.load(network, self.weights)
         elif recipe:
-            history = _train(network, recipe, inputs.data, work)
-        outcome = save_network(work.out, network, blueprint, inputs.data, losses=history)
+            trained = _train(network, recipe, inputs.data, work)
+        outcome = save_network(work.out, network, blueprint, inputs.data, **trained)
         work.observer.fact("eval", value=outcome.mean, n=len(outcome.score))
         _warn_of_a_guesser(outcome, work)
 
@@ -92,7 +97,7 @@ def _warn_of_a_guesser(outcome: Outcome, work: Work) -> None:
         )
 
 
-def _train(network: nn.Module, recipe: Recipe, data: Dataset, work: Work) -> list[float]:
+def _train(network: nn.Module, recipe: Recipe, data: Dataset, work: Work) -> dict[str, Any]:
     from kdpipe.stages.distill.graph import Edge, Node, Supervised
     from kdpipe.stages.training import train
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from kdpipe.stages.base import Observer
+from kdpipe.stages.checkpoint import Checkpoint
 from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.graph import Edge, Node, Scheme
 from kdpipe.stages.recipe import Recipe
 from kdpipe.targets.errors import StageError, listing
 
-_CALM = "lower learning_rate, raise warmup_epochs, or set amp: off"
+_CALM = "lower learning_rate, raise warmup_epochs, or set amp: fp32"
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,19 @@ def train(
     data: Dataset,
     checkpoint: Path,
     observer: Observer,
-) -> list[float]:
+) -> dict[str, Any]:
     """Train a graph on `data` by `recipe`, wherever it is fastest; its networks end on the CPU.
 
-    Returns and raises what `fit` does.
+    Returns how it went: `losses` of the epochs, `device`, `bf16`. Raises what `fit` does.
     """
-    loader = Loader(data, recipe.batch_size, recipe.seed, Device.pick(recipe.amp))
+    if recipe.batch_size > len(data.train):
+        observer.warn(f"batch_size {recipe.batch_size} is cut to the {len(data.train)} samples")
+    device = Device.pick(recipe.amp)
+    loader = Loader(data, recipe.batch_size, recipe.seed, device)
     scheme = Scheme(nodes, edges, loader.sample())
-    history = fit(scheme, loader, recipe, checkpoint, observer)
+    losses = fit(scheme, loader, recipe, checkpoint, observer)
     scheme.cpu()
-    return history
+    return {"losses": losses, "device": device.kind, "bf16": device.bf16}
 
 
 def fit(
@@ -119,7 +124,7 @@ def fit(
     scheme.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch stub
     optimizer = _optimizer(scheme, recipe)
     scheduler = LambdaLR(optimizer, _schedule(recipe, len(loader)))
-    state = _Checkpoint(checkpoint, scheme, optimizer, scheduler)
+    state = Checkpoint(checkpoint, scheme, optimizer, scheduler, observer)
     history = state.load()
     for epoch in range(len(history), recipe.epochs):
         history.append(_epoch(scheme, loader, epoch, optimizer, scheduler))
@@ -203,42 +208,3 @@ class _Cosine:
             return (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.total - self.warmup)
         return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    """All that the next epoch depends on, in one file that is whole or absent."""
-
-    path: Path
-    scheme: Scheme
-    optimizer: torch.optim.Optimizer
-    scheduler: LambdaLR
-
-    def save(self, history: list[float]) -> None:
-        """Write beside the old file, then replace it in one step."""
-        draft = self.path.with_suffix(".new")
-        torch.save(
-            {
-                "scheme": self.scheme.learned(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state_all(),
-                "history": history,
-            },
-            draft,
-        )
-        draft.replace(self.path)
-
-    def load(self) -> list[float]:
-        """Restore everything and return the loss history; an absent file is an empty one."""
-        if not self.path.exists():
-            return []
-        saved = torch.load(self.path, weights_only=True)
-        self.scheme.restore(saved["scheme"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
-        torch.set_rng_state(saved["random"])
-        torch.cuda.set_rng_state_all(saved["random_cuda"])
-        history: list[float] = saved["history"]
-        return history

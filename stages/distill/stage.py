@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 
@@ -15,14 +15,12 @@ from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill import METHODS
 from kdpipe.stages.distill.kd import KD
 from kdpipe.stages.distill.method import Method
-from kdpipe.stages.network import Network, save_network
+from kdpipe.stages.network import Network, judge, save_network
 from kdpipe.stages.recipe import Recipe
 from kdpipe.stages.student import Architecture
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from kdpipe.stages.tasks import Outcome
 
     AnyMethod = Method
 else:
@@ -82,18 +80,22 @@ class Distill(Recipe, Stage):
         pairs: list[dict[str, float]] = []
         for seed in seeds:
             pair: dict[str, float] = {"seed": seed}
-            network = self._train(inputs, work, seed, "distilled")
-            outcome = self._keep(network, inputs, work, seed == self.seed)
-            pair["distilled"] = outcome.mean
+            network, trained = self._train(inputs, work, seed, "distilled")
+            pair["distilled"] = judge(network, inputs.data).mean
+            if seed == self.seed:
+                blueprint = inputs.student.blueprint
+                save_network(work.out, network, blueprint, inputs.data, **trained)
             if self.control:
-                twin = self._train(inputs, work, seed, "control")
-                pair["control"] = _judge(twin, inputs.data).mean
+                twin, _ = self._train(inputs, work, seed, "control")
+                pair["control"] = judge(twin, inputs.data).mean
             pairs.append(pair)
             work.observer.fact("pair", **pair)
         (work.out / "pairs.json").write_text(json.dumps(pairs, indent=1))
 
-    def _train(self, inputs: DistillInputs, work: Work, seed: int, role: str) -> nn.Module:
-        """A student trained with the teacher (`distilled`) or without it (`control`)."""
+    def _train(
+        self, inputs: DistillInputs, work: Work, seed: int, role: str
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """A student trained with the teacher (`distilled`) or without it (`control`), and how."""
         import torch
 
         from kdpipe.stages.distill.graph import Edge, Node, Supervised
@@ -114,16 +116,4 @@ class Distill(Recipe, Stage):
             edges += [Edge("student", method, of=("teacher",)) for method in self.methods]
         recipe = self.model_copy(update={"seed": seed})
         checkpoint = work.scratch / f"{role}-{seed}.pt"
-        train(nodes, edges, recipe, data, checkpoint, work.observer)
-        return network
-
-    def _keep(self, network: nn.Module, inputs: DistillInputs, work: Work, ships: bool) -> Outcome:
-        if ships:
-            return save_network(work.out, network, inputs.student.blueprint, inputs.data)
-        return _judge(network, inputs.data)
-
-
-def _judge(network: nn.Module, data: Dataset) -> Outcome:
-    from kdpipe.stages.evaluate import evaluate, network_forward
-
-    return evaluate(network_forward(network), data.eval, data.task)
+        return network, train(nodes, edges, recipe, data, checkpoint, work.observer)

@@ -48,6 +48,11 @@ class Reference:
         return self.kind != "onnx"
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """Distributions beside torch that decide what the model computes."""
+        return {"timm": ("timm",), "onnx": ("onnxruntime",)}.get(self.kind, ())
+
+    @property
     def files(self) -> dict[str, Path]:
         """The user's files, named as in these fields: {"file": ..., "data.0": ...}."""
         own = {"file": self.file} if self.file else {}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from kdpipe.stages.base import Artifact, Stage, Work
 from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.stage import Distilled
-from kdpipe.stages.network import Judged, Network
+from kdpipe.stages.network import Judged, Network, judge
 from kdpipe.stages.recipe import Recipe
 from kdpipe.targets.base import Precision
 from kdpipe.targets.errors import UsageError
@@ -65,6 +65,13 @@ class Quantize(Recipe, Stage):
     weight_decay: float = Field(0.0, ge=0, description="qat")
     warmup_epochs: int = Field(0, ge=0, description="qat")
 
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        idle = sorted((self.model_fields_set & set(Recipe.model_fields)) - {"seed"})
+        if self.mode != "qat" and idle:
+            raise ValueError(f"`{idle[0]}` does nothing under mode {self.mode}; it is for qat")
+        return self
+
     @property
     def skipped(self) -> bool:
         """`mode: none` is another spelling of `quantize: null`."""
@@ -78,21 +85,19 @@ class Quantize(Recipe, Stage):
         """Capture, calibrate on the calibration split, train where asked, and judge."""
         from safetensors.torch import save_file
 
-        from kdpipe.stages.evaluate import evaluate, network_forward
-
         model = _prepare(inputs.source, inputs.data)
         _calibrate(model, inputs.data)
-        if self.mode == "qat":
-            self._train(model, inputs.data, work)
-        outcome = evaluate(network_forward(model), inputs.data.eval, inputs.data.task)
+        trained = self._train(model, inputs.data, work) if self.mode == "qat" else {}
+        outcome = judge(model, inputs.data)
         outcome.save(work.out / "outcome.npz")
         state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, work.out / STATE)
-        facts = {"mode": self.mode, "calibration_samples": len(inputs.data.calibration)}
+        samples = len(inputs.data.calibration)
+        facts = {"mode": self.mode, "calibration_samples": samples, **trained}
         (work.out / "facts.json").write_text(json.dumps(facts, indent=1))
         work.observer.fact("eval", value=outcome.mean, n=len(outcome.score))
 
-    def _train(self, model: QuantizedModel, data: Dataset, work: Work) -> None:
+    def _train(self, model: QuantizedModel, data: Dataset, work: Work) -> dict[str, Any]:
         """Train on with the task's loss; the quantizers stay in place."""
         import torch
 
@@ -102,7 +107,7 @@ class Quantize(Recipe, Stage):
         torch.manual_seed(self.seed)
         loss = Supervised(task=data.task, label_smoothing=self.label_smoothing)
         nodes, edges = {"student": Node(model)}, [Edge("student", loss)]
-        train(nodes, edges, self, data, work.scratch / "qat.pt", work.observer)
+        return train(nodes, edges, self, data, work.scratch / "qat.pt", work.observer)
 
 
 def _prepare(source: Network, data: Dataset) -> QuantizedModel:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from kdpipe.stages import training
+from kdpipe.stages import checkpoint, training
 from kdpipe.stages.base import Silent, Work
 from kdpipe.stages.data import Data, DataInputs
 from kdpipe.stages.dataset import Dataset
@@ -29,7 +29,7 @@ from kdpipe.targets.errors import StageError
 torch.set_num_threads(1)
 
 CPU = Device("cpu", bf16=False)
-RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=0.05, amp="off")
+RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=0.05, amp="fp32")
 Weights = dict[str, Tensor]
 
 
@@ -173,12 +173,36 @@ def test_a_kill_inside_an_epoch_loses_that_epoch_only(trained, tmp_path: Path) -
 
     with pytest.raises(KeyboardInterrupt):
         trained("killed.pt", loader=Interrupted)
-    kept = torch.load(tmp_path / "killed.pt", weights_only=True)["history"]
+    kept = checkpoint.read(tmp_path / "killed.pt")["history"]
     resumed, history = trained("killed.pt", init=999)
 
     assert kept == losses[:2]
     assert same(resumed, weights)
     assert history == losses
+
+
+def test_a_damaged_checkpoint_is_told_and_not_used(data: Dataset, tmp_path: Path) -> None:
+    """One flipped bit: the training says so, starts anew, and ends as if never stopped."""
+
+    class Told(Silent):
+        warnings: ClassVar[list[str]] = []
+
+        def warn(self, text: str) -> None:
+            self.warnings.append(text)
+
+    path = tmp_path / "damaged.pt"
+    loader = Loader(data, RECIPE.batch_size, 0, CPU)
+    whole = scheme_of(data)
+    losses = fit(whole, loader, RECIPE, path, Silent())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert checkpoint.read(path) is None
+    again = scheme_of(data)
+
+    assert fit(again, loader, RECIPE, path, Told()) == losses
+    assert same(again.learned(), whole.learned())
+    assert Told.warnings == [f"the checkpoint {path} is damaged: training starts anew"]
 
 
 def test_a_finished_training_is_not_repeated(trained) -> None:
@@ -249,7 +273,7 @@ def test_divergence_keeps_the_last_good_epoch(data: Dataset, tmp_path: Path) -> 
         fit(ruined, loader, RECIPE, path, Silent())
 
     assert path.read_bytes() == before
-    assert same(torch.load(path, weights_only=True)["scheme"], good.learned())
+    assert same(checkpoint.read(path)["scheme"], good.learned())
 
 
 def test_weights_that_are_not_finite_are_never_kept(data: Dataset, tmp_path: Path) -> None:
@@ -371,7 +395,7 @@ def test_biases_and_norms_do_not_decay(data: Dataset, name: str, kind: type) -> 
 
 def test_bf16_is_used_where_asked_for(data: Dataset, tmp_path: Path) -> None:
     """`amp: off` never, `amp: bf16` always: the linear layer's output tells."""
-    assert not Device.pick("off").bf16
+    assert not Device.pick("fp32").bf16
     assert Device.pick("bf16").bf16
     scheme, batch = scheme_of(data).eval(), Loader(data, 4, 0, CPU).sample()
 
