@@ -29,7 +29,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Config:
-    """A valid config, ready to be planned."""
+    """A valid config, ready to be planned; `text` is the file's, before `assignments` (`--set`)."""
 
     path: Path
     text: str
@@ -37,6 +37,7 @@ class Config:
     stages: tuple[Stage, ...]
     targets: tuple[Target, ...]
     rules: tuple[Rule, ...]
+    assignments: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path, assignments: Sequence[str] = ()) -> Config:
@@ -56,7 +57,9 @@ class Config:
         ]
         if problems:
             raise document.refuse(problems)
-        return cls(path, document.text, given["task"], chain, wanted, rules)
+        return cls(
+            path, document.text, given["task"], chain, wanted, rules, tuple(assignments)
+        )
 
     def steps(self) -> list[Step]:
         """The chain of this config, in running order."""

@@ -1,4 +1,4 @@
-"""Digests of the user's files and folders, remembered by size and time so that plans are quick."""
+"""Digests of the user's files, remembered by size and time so that plans are quick."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import time
 from pathlib import Path
 
+from kdpipe.stages.base import Files
 from kdpipe.targets.digest import sha256_file
 from kdpipe.targets.errors import DataError
 
@@ -31,20 +32,15 @@ class Contents:
         self._known: dict[str, list[object]] = _load(memory)
         self._changed = False
 
-    def digest(self, path: Path) -> str:
-        """The digest of a file, or of a folder as sorted `sha256  name` lines.
+    def digest(self, read: Path | Files) -> str:
+        """The digest of a file, or of some files of a folder as sorted `sha256  name` lines.
 
-        Raises DataError when there is neither.
+        A folder among them has `folder` in the place of the sha256. Raises DataError for a file
+        that is not there.
         """
-        if path.is_file():
-            return self._file(path)
-        if not path.is_dir():
-            raise DataError(f"there is no file or folder {path}", fix="correct the path")
-        lines = [
-            f"{self._file(file)}  {file.relative_to(path).as_posix()}\n"
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
-        ]
+        if isinstance(read, Path):
+            return self._file(read)
+        lines = sorted(f"{self._member(read.folder / name)}  {name}\n" for name in read.names)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def save(self) -> None:
@@ -57,7 +53,13 @@ class Contents:
             draft.write_text(json.dumps(self._known))
             draft.replace(self._memory)
 
+    def _member(self, path: Path) -> str:
+        return "folder" if path.is_dir() else self._file(path)
+
     def _file(self, path: Path) -> str:
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "a broken link" if path.is_symlink() else ""
+            raise DataError(f"there is no file {path}", found=found, fix="correct the path")
         stat = path.stat()
         state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         known = self._known.get(str(path))

@@ -28,7 +28,8 @@ def validate(model: type[M], document: Document) -> M:
     Raises ConfigError with one problem per cause, in the order of the file.
     """
     try:
-        settings = model.model_validate(document.data, context={"base": document.path.parent})
+        base = document.path.absolute().parent
+        settings = model.model_validate(document.data, context={"base": base})
     except ValidationError as error:
         details = error.errors(include_url=False)
     else:

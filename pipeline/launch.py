@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,16 +74,19 @@ class Launch:
     def run(self, listeners: tuple[Listener, ...]) -> tuple[Conclusion, dict[str, Any]]:
         """Run it; returns how it ended and what `results.json` holds.
 
-        Raises UsageError and TargetUnavailable before anything runs; KeyboardInterrupt passes.
+        Raises UsageError and TargetUnavailable before anything runs, also when the run's folder
+        is in use or belongs to another config; KeyboardInterrupt passes.
         """
         steps = self.selection.steps(self.config.steps())
         self.config.check()
         self._require_targets(steps)
-        journal = Journal(self.rundir.journal, listeners)
-        try:
-            return self._run(steps, journal)
-        finally:
-            journal.close()
+        with self.rundir.lock():
+            self.rundir.require(self.config.path)
+            journal = Journal(self.rundir.journal, listeners)
+            try:
+                return self._run(steps, journal)
+            finally:
+                journal.close()
 
     def _run(self, steps: Sequence[Step], journal: Journal) -> tuple[Conclusion, dict[str, Any]]:
         started = time.monotonic()
@@ -91,8 +95,8 @@ class Launch:
         whole = len(steps) == len(self.config.steps())
         if whole:
             self.rundir.forget()
-            self.rundir.write(self.rundir.folder / "config.yaml", self.config.text)
-        journal.tell("run", config=str(self.config.path), kdpipe=version("kdpipe"))
+            self.rundir.write(self.rundir.folder / "config.yaml", _as_read(self.config))
+        journal.tell("run", **self._about())
         done = Runner(self.store, planner, journal).run(steps)
         records = {**load_records(self.rundir.records), **done.records()}
         self.rundir.write(self.rundir.records, _json(records))
@@ -108,12 +112,11 @@ class Launch:
         from kdpipe.stages.results import collect, files, measurements
 
         outputs = done.artifacts(steps)
-        results: dict[str, Any] = {"run": self._about(), "machine": fingerprint()}
-        results |= collect(outputs)
+        results = {"run": self._about() | {"machine": fingerprint()}, **collect(outputs)}
         measured, compiled = measurements(outputs), files(outputs)
         for row in results["artifacts"]:
             name, samples = row["id"], measured[row["id"]].evidence
-            row["path"] = self.rundir.keep(name, compiled[name], row["sha256"], samples)
+            row |= self.rundir.keep(name, compiled[name], row["sha256"], samples)
         results["skipped"] = _skipped(steps)
         results["failed"] = [
             {"step": step, "error": str(error), "exit_code": error.exit_code}
@@ -124,7 +127,11 @@ class Launch:
         return conclusion, results | said
 
     def _about(self) -> dict[str, Any]:
-        return {"kdpipe": version("kdpipe"), "config": str(self.config.path)}
+        return {
+            "kdpipe": version("kdpipe"),
+            "config": str(self.config.path.absolute()),
+            "assignments": list(self.config.assignments),
+        }
 
     def _planner(self, steps: Sequence[Step]) -> Planner:
         previous = load_records(self.rundir.records)
@@ -178,6 +185,15 @@ def _stopped(steps: Sequence[Step], done: Executed) -> Conclusion:
     return Conclusion(
         "STOPPED", PASSED, f"after {steps[-1].stage.name}, as asked: nothing was judged"
     )
+
+
+def _as_read(config: Config) -> str:
+    """The config's text, below a comment with the `--set` that it was read with, if any."""
+    if not config.assignments:
+        return config.text
+    words = shlex.join(word for given in config.assignments for word in ("--set", given))
+    lines = [f"# with {words}".splitlines()[0], *(f"# {line}" for line in words.splitlines()[1:])]
+    return "\n".join([*lines, config.text])
 
 
 def _json(records: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from kdpipe.pipeline.chain import Step
 from kdpipe.pipeline.content import Contents
 from kdpipe.pipeline.store import Entry, Record, Store, key_of
+from kdpipe.stages.base import Files
 from kdpipe.targets.fingerprint import machine
 
 Status = Literal["stored", "run", "blocked"]
@@ -56,11 +57,13 @@ class Planner:
     def record(self, step: Step, inputs: Mapping[str, Entry]) -> Record:
         """All that the output of `step` depends on, given the entries that it reads."""
         packages = step.stage.distributions() + (step.target.packages if step.target else ())
+        read = step.stage.files()
+        by_content = [name for name in read if name not in step.stage.places()]
         return {
             "stage": step.stage.name,
             "version": step.stage.version,
-            "fields": _without(step.stage.model_dump(mode="json"), list(step.stage.files())),
-            "files": self.files(step),
+            "fields": _without(step.stage.model_dump(mode="json"), by_content),
+            "files": self._digests(read),
             "inputs": {name: inputs[source].digest for name, source in step.reads.items()},
             "settings": {
                 name: _settings(value.model_dump(mode="json"))
@@ -71,8 +74,11 @@ class Planner:
         }
 
     def files(self, step: Step) -> dict[str, str]:
-        """The digests of the user's files and folders that `step` reads, by field."""
-        return {name: self._contents.digest(path) for name, path in step.stage.files().items()}
+        """The digests of the user's files that `step` reads, by field."""
+        return self._digests(step.stage.files())
+
+    def _digests(self, read: Mapping[str, Path | Files]) -> dict[str, str]:
+        return {name: self._contents.digest(files) for name, files in read.items()}
 
     def _plan(self, step: Step, planned: Mapping[str, Planned]) -> Planned:
         if step.target and (missing := step.target.missing()):

@@ -3,7 +3,8 @@
 results.json       what `docs/results.md` documents
 journal.jsonl      every event, run after run
 plan.json          what each output depended on, for the next plan's reasons
-config.yaml        the config as it was read
+config.yaml        the config as it was read, below a comment with its `--set`, if any
+lock               held by the run, or the `kdpipe gate`, that is using the folder
 artifacts/<id>/    the measured files themselves
 evidence/<id>/     the raw samples, which `kdpipe gate` judges again
 """
@@ -11,13 +12,15 @@ evidence/<id>/     the raw samples, which `kdpipe gate` judges again
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+from kdpipe.pipeline import durable
+from kdpipe.pipeline.journal import read
 from kdpipe.stages.evidence import Evidence
 from kdpipe.targets.digest import digest
 from kdpipe.targets.errors import StageError, UsageError
@@ -34,12 +37,42 @@ class RunDir:
         self.records = folder / "plan.json"
         self.results = folder / "results.json"
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against other processes; UsageError when one is using it."""
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"another run is using {self.folder}",
+                fix="wait until it has ended, or give this one another --run-dir",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def require(self, config: Path) -> None:
+        """Refuse a folder that belongs to another config; one that is gone owns nothing.
+
+        Configs are compared as files: however the path is written, and wherever it was typed.
+        """
+        owner = next((Path(path) for path in reversed(self._configs())), config)
+        if owner.exists() and not owner.samefile(config):
+            raise UsageError(
+                f"{self.folder} belongs to another config",
+                found=f"{owner}, and this is {config}",
+                fix=f"give this one another folder, e.g. --run-dir {self.folder}-2",
+            )
+
     def write(self, path: Path, text: str) -> None:
-        """Replace a file in one step."""
+        """Replace a file in one step; it survives a power cut from then on."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.write_text(text, "utf-8")
-        draft.replace(path)
+        durable.write(path, text)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write `results.json`; NaN and infinity are refused, JSON has neither."""
@@ -67,8 +100,11 @@ class RunDir:
             )
         return results
 
-    def keep(self, artifact: str, file: Path, sha256: str, evidence: Evidence) -> str:
-        """Copy a measured artifact and its samples here; returns the artifact's relative path.
+    def keep(self, artifact: str, file: Path, sha256: str, evidence: Evidence) -> dict[str, str]:
+        """Copy a measured artifact and its samples here.
+
+        Returns what `results.json` says of them: `path`, relative to this folder, and
+        `evidence_sha256`.
 
         Raises StageError when the copy is not the file that was measured.
         """
@@ -88,13 +124,17 @@ class RunDir:
         samples = self.folder / "evidence" / artifact
         _empty(samples)
         evidence.save(samples)
-        return copy.relative_to(self.folder).as_posix()
+        durable.sync_tree(home)
+        durable.sync_tree(samples)
+        path = copy.relative_to(self.folder).as_posix()
+        return {"path": path, "evidence_sha256": digest(samples)}
 
     def forget(self) -> None:
         """Remove what an earlier run concluded, so that no stale verdict survives this one."""
         self.results.unlink(missing_ok=True)
         for name in ("artifacts", "evidence"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+        durable.sync(self.folder)
 
     def evidence(self) -> list[Evidence]:
         """The raw samples of every artifact, in the order of the results.
@@ -104,9 +144,21 @@ class RunDir:
         return [self._evidence(artifact["id"]) for artifact in self.read_results()["artifacts"]]
 
     def changed(self) -> list[str]:
-        """Artifacts whose files are not the ones that were measured."""
+        """What is no longer as the run left it, one sentence for each artifact or its samples."""
         rows = self.read_results()["artifacts"]
-        return [row["id"] for row in rows if self._sha256(row["path"]) != row["sha256"]]
+        return [sentence for row in rows for sentence in self._changed(row)]
+
+    def _changed(self, row: Mapping[str, Any]) -> Iterator[str]:
+        artifact = row["id"]
+        if self._sha256(row["path"]) != row["sha256"]:
+            yield f"{artifact}: the file is not the one that was measured"
+        if self._sha256(f"evidence/{artifact}") != row.get("evidence_sha256"):
+            yield f"{artifact}: the samples are not those that were measured"
+
+    def _configs(self) -> list[str]:
+        """The configs of the runs in this folder, the latest last."""
+        events = read(self.journal) if self.journal.exists() else ()
+        return [str(event["config"]) for event in events if event["event"] == "run"]
 
     def _evidence(self, artifact: str) -> Evidence:
         folder = self.folder / "evidence" / artifact

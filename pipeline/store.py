@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdpipe.pipeline import durable
 from kdpipe.targets.digest import sha256_file
 from kdpipe.targets.errors import StageError, listing
 
@@ -131,7 +132,7 @@ class Store:
         return folder
 
     def put(self, key: str, step: str, record: Record, draft: Path) -> Entry:
-        """Publish `draft` as the output of `key`, replacing an older one.
+        """Publish `draft` as the output of `key`, replacing an older one that differs from it.
 
         Order (trust in a power cut): files and their folders reach the disk, then the rename,
         then the parent folder; only after that is the entry reported. Raises StageError for a
@@ -142,17 +143,30 @@ class Store:
             raise StageError(f"{step} left links among its files", found=listing(links))
         files = {name: sha256_file(draft / name) for name in names}
         (draft / MANIFEST).write_bytes(_manifest(step, record, files))
+        entry = Entry(key, self._objects / key, _digest(files), record)
+        if self._has(entry):  # what other runs may be reading just now stays where it is
+            shutil.rmtree(draft)
+        else:
+            self._replace(entry, draft)
+        shutil.rmtree(self._scratch / key, ignore_errors=True)
+        return entry
+
+    def _has(self, entry: Entry) -> bool:
+        """Whether the very same output is stored already, and sound."""
+        stored = self.find(entry.key)
+        return bool(stored and stored.digest == entry.digest) and not self.damage(entry.key)
+
+    def _replace(self, entry: Entry, draft: Path) -> None:
+        """Move `draft` to its place; an older entry steps aside first and is deleted last."""
         _make_durable(draft)
         self._objects.mkdir(parents=True, exist_ok=True)
-        place = self._objects / key
-        if place.exists():
-            old = self._drafts / f"{key}-old-{os.getpid()}"
-            place.rename(old)
+        old = self._drafts / f"{entry.key}-old-{os.getpid()}"
+        if entry.folder.exists():
+            entry.folder.rename(old)
+        draft.rename(entry.folder)
+        durable.sync(self._objects)
+        if old.exists():
             shutil.rmtree(old)
-        draft.rename(place)
-        _sync(self._objects)
-        shutil.rmtree(self._scratch / key, ignore_errors=True)
-        return Entry(key, place, _digest(files), record)
 
 
 def _manifest(step: str, record: Record, files: Mapping[str, str]) -> bytes:
@@ -179,17 +193,8 @@ def _digest(files: Mapping[str, str]) -> str:
 
 
 def _make_durable(folder: Path) -> None:
-    """Flush every file and folder below `folder`, and make the files read-only."""
+    """Make the files below `folder` read-only, and have all of it reach the disk."""
     for path in folder.rglob("*"):
-        _sync(path)
         if path.is_file():
             path.chmod(0o444)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.sync_tree(folder)

@@ -6,7 +6,7 @@ observer how it goes, and neither prints nor configures logging.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -21,6 +21,17 @@ class Artifact:
     """What a stage left in the store: a folder, read through typed properties of a subclass."""
 
     folder: Path
+
+
+@dataclass(frozen=True)
+class Files:
+    """Some of what lies in `folder`; `names` are paths relative to it.
+
+    Where a name leads to a folder, it counts that the folder is there, and not what it holds.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
 
 
 class Observer(Protocol):
@@ -87,12 +98,17 @@ class Stage(BaseModel):
         """Whether its settings say that there is nothing to do, as if its key were null."""
         return False
 
-    def files(self) -> Mapping[str, Path]:
-        """Files and folders outside the store that the stage reads: {field name: path}.
+    def files(self) -> Mapping[str, Path | Files]:
+        """Exactly the files outside the store that the stage reads, under the field that names them.
 
-        Their content, not their path, is part of the key.
+        Their content, not where they lie, is part of the key. Raises DataError when what the
+        user named is not there.
         """
         return {}
+
+    def places(self) -> Collection[str]:
+        """Those fields of `files` whose path is part of the key too: the output leads back to it."""
+        return ()
 
     def precision(self) -> Precision | None:
         """The precision that artifacts get because this stage is in the chain, if any."""

@@ -6,7 +6,7 @@ Whatever the source, pixels pass through in chunks: memory does not grow with th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from kdpipe.stages.augment import Augment
-from kdpipe.stages.base import Artifact, Observer, Stage, Work
+from kdpipe.stages.base import Artifact, Files, Observer, Stage, Work
 from kdpipe.stages.choice import choice
 from kdpipe.stages.coverage import check_coverage, check_groups, class_count
 from kdpipe.stages.dataset import Dataset
@@ -84,12 +84,16 @@ class Data(Stage):
     cache: bool = Field(
         True,
         description="keep decoded files in the store: epochs are quick and the folder may move; "
-        "false reads them where they are and takes no disk space",
+        "false reads them where they are, takes no disk space, and starts over when they move",
     )
 
-    def files(self) -> Mapping[str, Path]:
+    def files(self) -> Mapping[str, Path | Files]:
         """What the source reads."""
-        return {f"source.{name}": path for name, path in self.source.files().items()}
+        return {f"source.{name}": read for name, read in self.source.files().items()}
+
+    def places(self) -> Collection[str]:
+        """Without the cache, later stages read the source's images where they lie."""
+        return () if self.cache else tuple(f"source.{name}" for name in self.source.places())
 
     def check(self) -> None:
         """Raise DataError when the source's files are not there."""

@@ -25,12 +25,15 @@ class Typed(str):
 
 
 def _resolve(value: Any, info: ValidationInfo) -> Any:
-    """Make a path absolute; `info.context["base"]` is the folder of the config file."""
+    """Make a path absolute; `info.context["base"]` is the folder of the config file.
+
+    Links and `..` stay: what `..` leads to depends on the links before it.
+    """
     if not isinstance(value, str | Path):
         return value
     context = info.context or {}
     base = value.base if isinstance(value, Typed) else context.get("base", Path.cwd())
-    return base / Path(value).expanduser()
+    return (base / Path(value).expanduser()).absolute()
 
 
 UserPath = Annotated[Path, BeforeValidator(_resolve)]

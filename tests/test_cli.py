@@ -16,8 +16,8 @@ RUN_DIR = Path(".kdpipe/runs/tiny")
 
 
 def masked(text: str) -> str:
-    """Numbers that differ from machine to machine, as one `#` each."""
-    return re.sub(r"\d[\d,.]*", "#", text)
+    """Numbers that differ from machine to machine, with their sign and spaces, as one `#` each."""
+    return re.sub(r" *[-+<]*\d[\d,.]*", "#", text)
 
 
 def results(project: Any) -> dict[str, Any]:
@@ -43,6 +43,20 @@ def test_run_ends_with_the_verdict(tiny: Any) -> None:
     last = (tiny.folder / "first.out").read_text().splitlines()[-1]
 
     assert last == "PASSED | 4 of 4 rules passed"
+
+
+def test_run_prints_the_summary(tiny: Any) -> None:
+    """The whole of stdout, in a pipe: one record for each model, one sentence for each rule."""
+    found = masked((tiny.folder / "first.out").read_text())
+
+    artifact = "accuracy=# drop=## p#=# p#=# speed=#x size=#KiB"
+    accuracy = "accuracy drop against the teacher# (# % bounds# to#,# samples) keeps the limit of at most#"
+    size = "size# bytes (exact) keeps the limit of at most# bytes"
+    hops = "teacher#, student#, quantized#, onnx fp#, onnx int#, onnxruntime-int#, openvino-int#"
+    assert found.splitlines() == [
+        "",
+        "ref teacher accuracy=#",
+    ]
 
 
 def test_results_hold_what_is_documented(tiny: Any) -> None:

@@ -38,17 +38,42 @@ def test_examples_are_valid(example: Path) -> None:
     assert Config.read(example).steps()
 
 
-def test_yaml_of_the_readme_plans(tmp_path: Path) -> None:
-    """Every YAML block of the README is a whole config that can be planned."""
-    found = blocks(ROOT / "README.md", "yaml")
-    assert found
-    for number, text in enumerate(found):
-        config = tmp_path / f"readme{number}.yaml"
-        config.write_text(text)
-        plan = kdpipe("plan", str(config), "--store", str(tmp_path / "store"))
+def test_digits_example_passes_its_gate(tmp_path: Path) -> None:
+    """The example of the README, whole: a third of the parameters, within a point, PASSED."""
+    run = kdpipe("run", str(ROOT / "examples/digits.yaml"), f"--store={tmp_path}", "--json")
 
-        assert plan.returncode == 0, plan.stderr
-        assert "steps will run" in plan.stdout
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = json.loads(run.stdout)
+    assert found["verdict"] == "PASSED"
+    assert found["student"]["parameters"] <= found["teacher"]["parameters"] / 3
+    assert {artifact["id"] for artifact in found["artifacts"]} == {
+        "onnxruntime-int8",
+        "openvino-int8",
+    }
+    for artifact in found["artifacts"]:
+        assert artifact["drop"]["mean"] <= 0.01
+        assert artifact["int8_fraction"] == 1
+
+
+def test_yaml_of_the_readme_runs(tmp_path: Path) -> None:
+    """The YAML block of the README is a whole config; cut short, it runs to measured artifacts."""
+    (text,) = blocks(ROOT / "README.md", "yaml")
+    (tmp_path / "readme.yaml").write_text(text)
+    short = ["data.max_train=300", "data.max_eval=100", "teacher.train.epochs=1", "gate=null"]
+    short += ["distill={epochs: 1, control: null}", "quantize={mode: ptq}"]
+    short += ["benchmark={processes: 2, iterations: 5, seconds: 0.0}"]
+    arguments = [argument for setting in short for argument in ("--set", setting)]
+    run = kdpipe("run", str(tmp_path / "readme.yaml"), *arguments, f"--store={tmp_path}", "--json")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = json.loads(run.stdout)["artifacts"]
+    assert [artifact["id"] for artifact in found] == ["onnxruntime-int8", "openvino-fp32"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_blank_is_left_to_fill(document: Path) -> None:
+    """No document ships with a placeholder."""
+    assert re.findall(r"@[A-Z_]{4,}@", document.read_text()) == []
 
 
 def test_readme_lists_the_commands_that_exist() -> None:

@@ -6,13 +6,14 @@ A source says what the user's files hold. Splitting, resizing and storing are up
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from kdpipe.stages.base import Files
 from kdpipe.stages.pixels import Form
 from kdpipe.targets.errors import DataError
 
@@ -96,9 +97,17 @@ class Source(BaseModel, ABC):
 
     kind: str
 
-    def files(self) -> Mapping[str, Path]:
-        """{field name: file or folder} of everything read from outside."""
+    def files(self) -> Mapping[str, Path | Files]:
+        """{field name: files} of exactly what is read from outside.
+
+        `read` gets its files from the same list: only so does the key notice every change that
+        matters, and no other. Raises DataError as `check` does.
+        """
         return {}
+
+    def places(self) -> Collection[str]:
+        """The fields of `files` that say where `Frames.root` is, if it is anywhere."""
+        return ()
 
     def check(self) -> None:
         """Raise DataError when what the user named is not there; quick, opens no image."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from kdpipe.stages.base import Files
 from kdpipe.stages.paths import UserPath
 from kdpipe.stages.sources.base import EVAL_NAMES, Contents, Part, PartName, Source, require
 from kdpipe.stages.sources.listed import FileFrames
@@ -25,9 +26,9 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 class Folder(Source):
     """`train/<class>/*` and `eval/<class>/*` (or `val`, or `test`), or `<class>/*`, one pool.
 
-    Files may lie deeper inside a class. Classes are numbered in the order of their names'
-    characters: `10` comes before `2`. Hidden files are left out, others that are no images too,
-    with a warning.
+    Files may lie deeper inside a class; links to folders are followed. Classes are numbered in the
+    order of their names' characters: `10` comes before `2`. Hidden files are left out, others
+    that are no images too, with a warning.
     """
 
     summary: ClassVar[str] = "image files in one folder per class"
@@ -35,9 +36,16 @@ class Folder(Source):
     kind: Literal["folder"] = "folder"
     folder: UserPath = Field(description="holds train/ and eval/, or one folder per class")
 
-    def files(self) -> Mapping[str, Path]:
+    def files(self) -> Mapping[str, Files]:
+        """The images, and the folders that name classes: one without images is a class too."""
+        roots = self._roots().values()
+        classes = [root / name for root in roots for name in _folders(root)]
+        images = [path for root in roots for _, path in _members(root) if _is_image(path)]
+        return {"folder": Files(self.folder, tuple(map(self._id, [*classes, *images])))}
+
+    def places(self) -> Collection[str]:
         """The folder."""
-        return {"folder": self.folder}
+        return ("folder",)
 
     def check(self) -> None:
         """The folder must be there and hold folders that make sense together."""
@@ -69,31 +77,51 @@ class Folder(Source):
         )
 
     def _part(self, root: Path, classes: Sequence[str], others: list[str]) -> Part:
-        ids: list[str] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            for path in _files(root / name):
-                file = path.relative_to(self.folder).as_posix()
-                if path.suffix.lower() in SUFFIXES:
-                    ids.append(file)
-                    labels.append(label)
-                else:
-                    others.append(file)
+        numbers = {name: number for number, name in enumerate(classes)}
+        members = list(_members(root))
+        images = [(self._id(path), numbers[name]) for name, path in members if _is_image(path)]
+        others.extend(self._id(path) for _, path in members if not _is_image(path))
         others.extend(
-            path.relative_to(self.folder).as_posix()
+            self._id(path)
             for path in sorted(root.iterdir())
             if path.is_file() and not path.name.startswith(".")
         )
-        frames = FileFrames(self.folder, tuple(ids))
-        return Part(tuple(ids), np.array(labels, np.int64), frames)
+        ids = tuple(id for id, _ in images)
+        labels = np.array([label for _, label in images], np.int64)
+        return Part(ids, labels, FileFrames(self.folder, ids))
+
+    def _id(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
 
 def _folders(path: Path) -> list[str]:
     return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """All files under `folder` that are not hidden, in one order on every platform."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _members(root: Path) -> Iterator[tuple[str, Path]]:
+    """(class, file) for all files in the class folders of `root`, class by class."""
+    for name in _folders(root):
+        yield from ((name, path) for path in _files(root / name))
+
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All files under `folder` that are not hidden, in one order on every platform.
+
+    Raises DataError for a link that leads back to a folder it is in, as there would be no end.
+    """
+    here = folder.resolve()
+    if here in above:
+        raise DataError(
+            "a link leads back to a folder that it is in",
+            found=f"{folder} -> {here}",
+            fix=f"remove the link: rm {folder}",
+        )
+    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    inside = [path.is_dir() for path in paths]
+    yield from compress(paths, [not is_folder for is_folder in inside])
+    for path in compress(paths, inside):
+        yield from _files(path, (*above, here))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, cast
 
 from pydantic import Field
 
+from kdpipe.stages.base import Files
 from kdpipe.stages.paths import UserPath
 from kdpipe.stages.sources.arrays import ArrayFrames, read_blocks, read_exactly, refuse_more
 from kdpipe.stages.sources.base import Contents, Part, PartName, Source, require
@@ -42,16 +43,15 @@ class Idx(Source):
     classes: tuple[str, ...] | None = Field(None, description="names of the classes, in order")
     homepage: str | None = Field(None, description="where to get the files; shown when missing")
 
-    def files(self) -> Mapping[str, Path]:
-        """The folder."""
-        return {"folder": self.folder}
+    def files(self) -> Mapping[str, Files]:
+        """The four files; whatever else is in the folder does not matter."""
+        require(self.folder, Path.is_dir, "the folder of IDX files", self._fix())
+        paths = [self._locate(p, s) for p in _PREFIXES.values() for s in (_IMAGES, _LABELS)]
+        return {"folder": Files(self.folder, tuple(path.name for path in paths))}
 
     def check(self) -> None:
         """All four files must be there, each either plain or gzipped."""
-        require(self.folder, Path.is_dir, "the folder of IDX files", self._fix())
-        for prefix in _PREFIXES.values():
-            self._locate(prefix, _IMAGES)
-            self._locate(prefix, _LABELS)
+        self.files()
 
     def read(self) -> Contents:
         """Read the labels and the headers of the images."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from kdpipe.stages.base import Files
 from kdpipe.stages.paths import UserPath
 from kdpipe.stages.sources.base import EVAL_NAMES, Contents, Part, PartName, Source, require
 from kdpipe.stages.sources.listed import FileFrames
@@ -54,9 +55,14 @@ class Manifest(Source):
         """The folder in which all listed files lie."""
         return self.folder or self.file.parent
 
-    def files(self) -> Mapping[str, Path]:
-        """The CSV, and the folder that it lists files of."""
-        return {"file": self.file, "folder": self.root}
+    def files(self) -> Mapping[str, Path | Files]:
+        """The CSV, and the files that it lists."""
+        names = tuple(row.path for row in self._rows())
+        return {"file": self.file, "folder": Files(self.root, names)}
+
+    def places(self) -> Collection[str]:
+        """Whichever field says where the paths start."""
+        return ("folder",) if self.folder else ("file",)
 
     def check(self) -> None:
         """The CSV and every file that it lists must be there."""
@@ -120,7 +126,7 @@ class Manifest(Source):
         self._refuse("lists files twice", repeated)
 
     def _refuse_outside(self, rows: Sequence[_Row]) -> None:
-        # What lies outside is not part of the key, so a change there would go unnoticed.
+        # Paths are ids, part of the output, which must not depend on where the user's folder lies.
         outside = [r for r in rows if Path(r.path).is_absolute() or ".." in Path(r.path).parts]
         self._refuse(
             f"lists files outside of {self.root}",
