@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from kdpipe.stages.distill import METHODS
-from kdpipe.targets import targets
+from kdpipe.targets import discover, name_of
 
 
 def target_rows() -> list[dict[str, Any]]:
-    """Each target with its device, and whether it can run on this machine."""
+    """Each target with its device, and whether it can run on this machine.
+
+    What another package brings and cannot be used is a row too, with the reason.
+    """
+    kinds, errors = discover()
     rows = []
-    for kind in targets():
-        target = kind.model_validate({"name": kind.model_fields["name"].default})
+    for kind in kinds:
+        target = kind.model_validate({"name": name_of(kind)})
         missing = target.missing()
         rows.append(
             {
@@ -22,7 +26,10 @@ def target_rows() -> list[dict[str, Any]]:
                 "summary": f"{missing.reason}; {missing.fix}" if missing else kind.summary,
             }
         )
-    return rows
+    return rows + [
+        {"name": entry, "status": "broken", "device": "-", "summary": f"{error.found}; {error.fix}"}
+        for entry, error in errors.items()
+    ]
 
 
 def method_rows() -> list[dict[str, Any]]:

@@ -171,27 +171,30 @@ def doctor(
 
 
 @app.command()
-def schema() -> None:
+def schema(debug: Debug = False) -> None:
     """Print the JSON schema of the config, for editors."""
-    from kdpipe.pipeline.config import schema as config_schema
+    with _errors(debug, as_json=True):
+        from kdpipe.pipeline.config import schema as config_schema
 
-    _json(config_schema().model_json_schema())
+        _json(config_schema().model_json_schema())
 
 
 @app.command()
-def targets(as_json: AsJson = False) -> None:
+def targets(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the targets, and whether they can run here."""
-    from kdpipe.pipeline.catalogue import target_rows
+    with _errors(debug, as_json):
+        from kdpipe.pipeline.catalogue import target_rows
 
-    _rows(target_rows(), as_json)
+        _rows(target_rows(), as_json)
 
 
 @app.command()
-def methods(as_json: AsJson = False) -> None:
+def methods(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the distillation methods."""
-    from kdpipe.pipeline.catalogue import method_rows
+    with _errors(debug, as_json):
+        from kdpipe.pipeline.catalogue import method_rows
 
-    _rows(method_rows(), as_json)
+        _rows(method_rows(), as_json)
 
 
 def _version(wanted: bool) -> None:
@@ -248,14 +251,20 @@ def _errors(debug: bool, as_json: bool) -> Iterator[None]:
         known = error if isinstance(error, KdpipeError) else None
         what = known.what if known else str(error)
         code = known.exit_code if known else STAGE_FAILED
-        line = Conclusion("FAILED", code, what).line
-        _say(json.dumps({"error": what, "exit_code": code}) if as_json else line)
-        raise typer.Exit(code) from None
+        raise _ended(Conclusion("FAILED", code, what), as_json) from None
     except KeyboardInterrupt:
         print(
             "\ninterrupted: what is finished is kept; run the same again to resume", file=sys.stderr
         )
-        raise typer.Exit(INTERRUPTED) from None
+        kept = "interrupted; what is finished is kept"
+        raise _ended(Conclusion("FAILED", INTERRUPTED, kept), as_json) from None
+
+
+def _ended(conclusion: Conclusion, as_json: bool) -> typer.Exit:
+    """The last line on stdout of a command that could not do its work, and the exit to raise."""
+    code, reason = conclusion.exit_code, conclusion.reason
+    _say(json.dumps({"error": reason, "exit_code": code}) if as_json else conclusion.line)
+    return typer.Exit(code)
 
 
 def _finish(conclusion: Conclusion, results: dict[str, Any], folder: Path, as_json: bool) -> None:

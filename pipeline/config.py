@@ -57,9 +57,7 @@ class Config:
         ]
         if problems:
             raise document.refuse(problems)
-        return cls(
-            path, document.text, given["task"], chain, wanted, rules, tuple(assignments)
-        )
+        return cls(path, document.text, given["task"], chain, wanted, rules, tuple(assignments))
 
     def steps(self) -> list[Step]:
         """The chain of this config, in running order."""

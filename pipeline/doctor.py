@@ -10,7 +10,7 @@ from typing import Any
 
 from kdpipe.pipeline.catalogue import target_rows
 from kdpipe.pipeline.conclusion import PASSED, UNAVAILABLE
-from kdpipe.targets import targets
+from kdpipe.targets import target_named
 from kdpipe.targets.fingerprint import fingerprint
 
 
@@ -55,8 +55,7 @@ def render(report: dict[str, Any]) -> Iterator[str]:
 
 def _broken(name: str) -> dict[str, Any]:
     """A target that is installed but does not import says so; only here, as importing is slow."""
-    (kind,) = [kind for kind in targets() if kind.model_fields["name"].default == name]
-    broken = kind.model_validate({"name": name}).broken()
+    broken = target_named(name).model_validate({"name": name}).broken()
     return {"status": "broken", "summary": f"{broken.reason}; {broken.fix}"} if broken else {}
 
 

@@ -192,8 +192,7 @@ def _as_read(config: Config) -> str:
     if not config.assignments:
         return config.text
     words = shlex.join(word for given in config.assignments for word in ("--set", given))
-    lines = [f"# with {words}".splitlines()[0], *(f"# {line}" for line in words.splitlines()[1:])]
-    return "\n".join([*lines, config.text])
+    return "".join(f"# {line}\n" for line in f"with {words}".splitlines()) + config.text
 
 
 def _json(records: Mapping[str, Any]) -> str:

@@ -162,9 +162,20 @@ def _version(package: str) -> str:
 
 
 def load_records(path: Path) -> dict[str, Record]:
-    """The records of a run's last time, {} when there was none."""
+    """The records of a run's last time; {} when there was none, or they are not as written."""
     try:
-        records: dict[str, Record] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        records = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
-    return records
+    sound = isinstance(records, dict) and all(map(_is_record, records.values()))
+    return records if sound else {}
+
+
+def _is_record(record: Any) -> bool:
+    """Whether `differences` can read it."""
+    parts = ("fields", "settings", "files", "inputs", "packages")
+    return (
+        isinstance(record, dict)
+        and all(isinstance(record.get(part), dict) for part in parts)
+        and "version" in record
+    )

@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdpipe.pipeline.conclusion import GATE_FAILED, USAGE, Conclusion
+from pydantic import ValidationError
+
+from kdpipe.pipeline.conclusion import GATE_FAILED, Conclusion
 from kdpipe.pipeline.judgement import judgement, verdict_fields
 from kdpipe.pipeline.rundir import RunDir
 from kdpipe.stages import Rule
-from kdpipe.targets.errors import KdpipeError, StageError, UsageError
+from kdpipe.targets.errors import KdpipeError, StageError, TargetUnavailable, UsageError
+
+KINDS = {kind.exit_code: kind for kind in (StageError, UsageError, TargetUnavailable)}
+"""What stands for a recorded error: one of the same exit code."""
 
 
 def rejudge(folder: Path) -> tuple[Conclusion, dict[str, Any]]:
     """Apply the run's rules to its evidence and write the verdict into `results.json`.
 
     An artifact that is no longer the file that was measured fails the gate, whatever the samples
-    say. Raises UsageError when there is no finished run in `folder`.
+    say, and so do samples that are no longer those that were taken. Raises UsageError when there
+    is no finished run in `folder`, when a run is using it, and for a rule that is none.
     """
     rundir = RunDir(folder)
+    rundir.read_results()  # a folder without a run is left as it is: without even a lock
+    with rundir.lock():
+        return _rejudge(rundir)
+
+
+def _rejudge(rundir: RunDir) -> tuple[Conclusion, dict[str, Any]]:
     results = rundir.read_results()
-    rules = [Rule.model_validate(rule) for rule in results["gate"]["policy"]]
+    rules = list(_rules(rundir, results["gate"]["policy"]))
     failed = {row["step"]: _error(row) for row in results["failed"]}
     conclusion, said = judgement(rules, rundir.evidence(), results["skipped"], failed)
     if changed := rundir.changed():
-        reason = f"{changed[0]}: the file is not the one that was measured"
-        conclusion = Conclusion("FAILED", GATE_FAILED, reason)
+        conclusion = Conclusion("FAILED", GATE_FAILED, changed[0])
         said |= verdict_fields(conclusion)
     results |= said
     rundir.write_results({k: v for k, v in results.items() if k != "schema"})
     return conclusion, results
 
 
+def _rules(rundir: RunDir, policy: list[Any]) -> Iterator[Rule]:
+    """The rules that the run was judged by, or by which the user wants it judged now."""
+    for index, rule in enumerate(policy):
+        try:
+            yield Rule.model_validate(rule)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UsageError(
+                f"gate.policy[{index}] in {rundir.results} is no rule",
+                found=f"{rule}: {first['msg']}",
+                fix="correct it, or run kdpipe again; what is stored is reused",
+            ) from None
+
+
 def _error(row: Mapping[str, Any]) -> KdpipeError:
     """A stage's error as it was written down: its first line and its exit code."""
-    kind = UsageError if row["exit_code"] == USAGE else StageError
+    kind = KINDS.get(row["exit_code"], StageError)
     return kind(row["error"].splitlines()[0])

@@ -158,7 +158,7 @@ class RunDir:
     def _configs(self) -> list[str]:
         """The configs of the runs in this folder, the latest last."""
         events = read(self.journal) if self.journal.exists() else ()
-        return [str(event["config"]) for event in events if event["event"] == "run"]
+        return [str(e["config"]) for e in events if e.get("event") == "run" and "config" in e]
 
     def _evidence(self, artifact: str) -> Evidence:
         folder = self.folder / "evidence" / artifact

@@ -99,7 +99,7 @@ class Stage(BaseModel):
         return False
 
     def files(self) -> Mapping[str, Path | Files]:
-        """Exactly the files outside the store that the stage reads, under the field that names them.
+        """Exactly the files outside the store that the stage reads, by the field that names them.
 
         Their content, not where they lie, is part of the key. Raises DataError when what the
         user named is not there.
@@ -107,7 +107,7 @@ class Stage(BaseModel):
         return {}
 
     def places(self) -> Collection[str]:
-        """Those fields of `files` whose path is part of the key too: the output leads back to it."""
+        """Fields of `files` whose path is part of the key too: the output leads back to it."""
         return ()
 
     def precision(self) -> Precision | None:

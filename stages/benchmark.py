@@ -63,6 +63,7 @@ class Benchmark(Stage):
     """How to measure: latency in fresh processes, each model interleaved with the others."""
 
     name: ClassVar[str] = "benchmark"
+    version: ClassVar[int] = 2
     machine: ClassVar[bool] = True
     Inputs: ClassVar[type] = BenchmarkInputs
     Output: ClassVar[type[Artifact]] = Measured
@@ -71,6 +72,7 @@ class Benchmark(Stage):
     iterations: PositiveInt = Field(100, description="timed runs per process, at least")
     seconds: NonNegativeFloat = Field(0.2, description="timed duration per process, at least")
     warmup_seconds: NonNegativeFloat = Field(0.1, description="untimed duration, at least")
+    memory_processes: PositiveInt = Field(3, description="fresh processes that weigh each model")
     samples: int = Field(
         64, ge=1, le=256, description="real eval samples that the timed runs cycle over"
     )
@@ -95,12 +97,15 @@ class Benchmark(Stage):
             seed=self.seed,
             on_progress=work.observer.progress,
         )
-        memory = {role: peak_memory(jobs[role]) for role in ("artifact", "teacher")}
+        memory = {
+            role: peak_memory(jobs[role], processes=self.memory_processes)
+            for role in ("artifact", "teacher")
+        }
         latency = {
             role: Timing(tuple(process.latency_ms for process in runs))
             for role, runs in timed.items()
         }
-        _evidence(inputs, outcome, latency, _values(inputs, memory)).save(work.out)
+        _evidence(inputs, outcome, latency, memory).save(work.out)
         meta = {
             "artifact": inputs.compile.roles["artifact"],
             "start": {role: _start(runs) for role, runs in timed.items()},
@@ -153,7 +158,7 @@ def _evidence(
     inputs: BenchmarkInputs,
     outcome: Outcome,
     latency: Mapping[str, Timing],
-    values: Mapping[str, float],
+    memory: Mapping[str, Memory],
 ) -> Evidence:
     task, target, teacher = inputs.data.task, inputs.target, inputs.teacher.outcome
     return Evidence(
@@ -164,8 +169,10 @@ def _evidence(
         score=outcome.score,
         teacher_score=teacher.score,
         agreement=task.agreement(outcome.prediction, teacher.prediction),
+        groups=inputs.data.eval.groups,
         latency=latency,
-        values=values,
+        values=_values(inputs, memory),
+        memory={role: found.models for role, found in memory.items()},
     )
 
 

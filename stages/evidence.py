@@ -40,10 +40,13 @@ class Evidence:
 
     `score` and `teacher_score`: (N,) per-sample scores on the same eval samples, paired.
     `agreement`: (N,) whether artifact and teacher decide the same, 0.0 to 1.0.
+    `groups`: (N,) which samples belong together (a patient, a clip), None where each is on its own.
     `latency`: Timing of the `artifact`, its `fp32` twin and the `teacher`, interleaved in the
     same runtime; a twin that could not be measured is absent. `values`: single numbers such as
     `size_bytes`, `memory_bytes`, `parameters`, `int8_fraction`, and the same of the teacher under
-    `teacher_size_bytes` ...; what could not be measured is absent.
+    `teacher_size_bytes` ...; what could not be measured is absent. `memory`: bytes that the model
+    of a role (`artifact`, `teacher`) takes, one for each fresh process; `memory_bytes` is their
+    median.
     """
 
     artifact: str
@@ -53,8 +56,10 @@ class Evidence:
     score: NDArray[np.float32]
     teacher_score: NDArray[np.float32]
     agreement: NDArray[np.float32]
+    groups: NDArray[np.int64] | None = None
     latency: Mapping[str, Timing] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write `evidence.npz` (samples) and `evidence.json` (names and single numbers)."""
@@ -62,6 +67,8 @@ class Evidence:
             "score": self.score,
             "teacher_score": self.teacher_score,
             "agreement": self.agreement,
+            **({} if self.groups is None else {"groups": self.groups}),
+            **{f"{_MEMORY}{role}": processes for role, processes in self.memory.items()},
             **{
                 f"latency_ms/{role}/{number}": process
                 for role, timing in self.latency.items()
@@ -81,7 +88,7 @@ class Evidence:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read what `save` wrote; what older evidence does not have yet is None or empty."""
         names = json.loads((folder / _NAMES).read_text("utf-8"))
         with np.load(folder / _SAMPLES, allow_pickle=False) as stored:
             latency = {
@@ -89,8 +96,15 @@ class Evidence:
                 for role, count in names.pop("processes").items()
             }
             samples = {name: stored[name] for name in ("score", "teacher_score", "agreement")}
-        return cls(**names, **samples, latency=latency)
+            groups = stored.get("groups")
+            memory = {
+                name.removeprefix(_MEMORY): stored[name]
+                for name in stored
+                if name.startswith(_MEMORY)
+            }
+        return cls(**names, **samples, groups=groups, latency=latency, memory=memory)
 
 
 _SAMPLES = "evidence.npz"
 _NAMES = "evidence.json"
+_MEMORY = "memory_bytes/"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROCESSES = 10
-"""Asked for when a single process was timed and its spread is therefore unknown."""
+"""Asked for when a single process was measured and its spread is therefore unknown."""
 
 
 class NotMeasuredError(Exception):
@@ -79,64 +79,88 @@ def _score(rule: Rule, evidence: Evidence) -> Measure:
     """The headline metric itself (`min`), or its loss against the teacher (`max-degradation`)."""
     if rule.metric not in (SCORE, evidence.metric):
         raise NotMeasuredError(f"this run measures {evidence.metric}")
-    score = _scores(evidence.score, "of the artifact")
     if rule.min is not None:
-        return _mean(evidence.metric, score, rule.min, rule.confidence)
-    teacher = _scores(evidence.teacher_score, "of the teacher")
-    if teacher.shape != score.shape:
-        found = f"{score.size} scores, but {teacher.size} of the teacher"
-        raise NotMeasuredError(f"{found}, so they are not pairs")
-    return _drop(rule, evidence.metric, teacher, score)
+        return _mean(rule, evidence, evidence.metric, evidence.score, "of the artifact")
+    return _drop(rule, evidence)
 
 
-def _drop(
-    rule: Rule, metric: str, teacher: NDArray[np.float32], score: NDArray[np.float32]
-) -> Measure:
+def _drop(rule: Rule, evidence: Evidence) -> Measure:
     """Loss against the teacher; in percent, its score on these very samples counts as 100 %."""
+    teacher = _scores(evidence.teacher_score, evidence, "of the teacher")
+    score = _scores(evidence.score, evidence, "of the artifact")
     ((name, limit),) = rule.limits.items()
     percent = name == "percent-max-degradation"
     whole = float(teacher.mean(dtype=np.float64))
     if percent and whole == 0:
         raise NotMeasuredError("the teacher scores 0, which has no percentage")
     scale = 100 / whole if percent else 1.0
-    drop = statistics.paired_drop(teacher, score, rule.confidence)
+    drop = statistics.paired_drop(teacher, score, rule.confidence, evidence.groups)
     margin = limit / scale
-    needed = statistics.samples_to_decide(drop.drop, drop.discordance, margin, rule.confidence)
-    if needed is None:
-        spread = drop.discordance - drop.drop**2
-        needed = statistics.samples_to_separate(drop.drop - margin, spread, rule.confidence)
+    needed = _replicates(evidence, drop, margin - drop.drop, 1 - margin, rule.confidence)
     return Measure(
-        what=f"{metric} drop against the teacher",
+        what=f"{evidence.metric} drop against the teacher",
         unit="%" if percent else "fraction",
         point=drop.drop * scale,
         low=drop.low * scale,
         high=drop.high * scale,
         n=drop.n,
-        counted="samples",
+        counted=_counted(evidence),
         needed=_more_than(drop.n, needed),
     )
 
 
 def _agreement(rule: Rule, evidence: Evidence) -> Measure:
-    scores = _scores(evidence.agreement, "of agreement")
-    return _mean("agreement with the teacher", scores, _limit(rule), rule.confidence)
+    what = "agreement with the teacher"
+    return _mean(rule, evidence, what, evidence.agreement, "of agreement")
 
 
-def _mean(what: str, scores: NDArray[np.float32], least: float, confidence: float) -> Measure:
-    mean = statistics.mean_score(scores, confidence)
-    needed = statistics.samples_to_separate(mean.point - least, mean.variance, confidence)
-    if needed is not None and mean.point > least:
-        needed = max(needed, statistics.needed_samples(least, confidence))
-    return _bounded(what, "fraction", mean, "samples", needed)
+def _mean(
+    rule: Rule, evidence: Evidence, what: str, found: NDArray[np.float32], whose: str
+) -> Measure:
+    scores, least = _scores(found, evidence, whose), _limit(rule)
+    mean = statistics.mean_score(scores, rule.confidence, evidence.groups)
+    needed = _replicates(evidence, mean, mean.point - least, least, rule.confidence)
+    return _bounded(what, "fraction", mean, _counted(evidence), needed)
 
 
-def _scores(scores: NDArray[np.float32], whose: str) -> NDArray[np.float32]:
+def _scores(scores: NDArray[np.float32], evidence: Evidence, whose: str) -> NDArray[np.float32]:
+    """Scores that are numbers from 0 to 1, of the very samples that the artifact was judged on."""
     if not scores.size:
         raise NotMeasuredError(f"there are no scores {whose}")
     bad = int((~((scores >= 0) & (scores <= 1))).sum())
     if bad:
         raise NotMeasuredError(f"{bad} of {scores.size} scores {whose} are not from 0 to 1")
+    if scores.shape != evidence.score.shape:
+        found = f"{evidence.score.size} scores, but {scores.size} {whose}"
+        raise NotMeasuredError(f"{found}, so they are not pairs")
+    if evidence.groups is not None and evidence.groups.shape != scores.shape:
+        raise NotMeasuredError(f"{scores.size} scores, but groups of {evidence.groups.size}")
     return scores
+
+
+def _replicates(
+    evidence: Evidence,
+    found: statistics.Drop | statistics.Interval,
+    room: float,
+    share: float,
+    confidence: float,
+) -> int | None:
+    """How many samples, or groups, would tell a value from a limit that leaves it `room`.
+
+    Room below 0: the limit is broken as measured. Samples that keep it are never fewer than it
+    takes to prove a `share` of them when all are alike. Groups may be, unless there are already
+    as many as their spread asks for.
+    """
+    if evidence.groups is not None and found.n < 2:
+        return 2
+    planned = statistics.samples_to_separate(room, found.variance, confidence)
+    if room > 0 and planned and (evidence.groups is None or planned <= found.n):
+        planned = max(planned, statistics.needed_samples(share, confidence))
+    return planned
+
+
+def _counted(evidence: Evidence) -> str:
+    return "samples" if evidence.groups is None else "groups"
 
 
 # --- latencies ----------------------------------------------------------------------------------
@@ -187,7 +211,7 @@ def _timing(evidence: Evidence, role: str) -> Timing:
     return timing
 
 
-# --- single numbers -----------------------------------------------------------------------------
+# --- sizes and shares ---------------------------------------------------------------------------
 
 
 def _exact(rule: Rule, evidence: Evidence) -> Measure:
@@ -197,8 +221,18 @@ def _exact(rule: Rule, evidence: Evidence) -> Measure:
 
 
 def _memory(rule: Rule, evidence: Evidence) -> Measure:
-    value = _value(evidence, rule.metric)
-    return Measure("memory", "bytes", value, value, value, 1, "measurements")
+    """What the model takes in a process; a tiny one may take nothing, or less than an empty one."""
+    processes = evidence.memory.get("artifact")
+    if processes is None or not processes.size:
+        raise NotMeasuredError("no process was weighed")
+    if not np.isfinite(processes).all():
+        raise NotMeasuredError("the memory of a process is not a finite number")
+    memory = statistics.central(processes, rule.confidence)
+    needed: int | None = PROCESSES
+    if memory.n > 1:
+        gap = memory.point - _limit(rule)
+        needed = statistics.samples_to_separate(gap, memory.variance, rule.confidence)
+    return _bounded("memory", "bytes", memory, "processes", needed)
 
 
 def _compression(rule: Rule, evidence: Evidence) -> Measure:

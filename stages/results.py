@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdpipe.stages import statistics
 from kdpipe.stages.base import Artifact
@@ -18,11 +19,10 @@ from kdpipe.stages.benchmark import Measured
 from kdpipe.stages.compile import Compiled
 from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.stage import Distilled
-from kdpipe.stages.evidence import Evidence
+from kdpipe.stages.evidence import Evidence, Timing
 from kdpipe.stages.export import Exported
 from kdpipe.stages.network import Network
 from kdpipe.stages.quantize.stage import Quantized
-from kdpipe.stages.tasks import Outcome
 
 CONFIDENCE = 0.95
 """One-sided confidence of every bound that is shown without a rule of its own."""
@@ -30,19 +30,21 @@ PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 Outputs = Mapping[str, Artifact]
 """Outputs of steps by step id, as far as they exist."""
+Scores = NDArray[np.float32]
+Groups = NDArray[np.int64] | None
 
 
 def collect(outputs: Outputs) -> dict[str, Any]:
     """Everything in `results.json` that stages know; absent outputs leave None or an empty list."""
-    data, teacher = outputs.get("data"), outputs.get("teacher")
+    data, teacher, groups = outputs.get("data"), outputs.get("teacher"), _groups(outputs)
     assert data is None or isinstance(data, Dataset)
     student = _student(outputs)
     return {
         "task": data.task.kind if data else None,
         "metric": data.task.metric if data else None,
         "data": _data(data) if data else None,
-        "teacher": _network(teacher) if isinstance(teacher, Network) else None,
-        "student": _network(student) if student else None,
+        "teacher": _network(teacher, groups) if isinstance(teacher, Network) else None,
+        "student": _network(student, groups) if student else None,
         "control": _control(outputs.get("distill")),
         "waterfall": _waterfall(outputs),
         "parity": _parity(outputs.get("export")),
@@ -68,31 +70,39 @@ def _student(outputs: Outputs) -> Network | None:
     return network if isinstance(network, Network) else None
 
 
+def _groups(outputs: Outputs) -> Groups:
+    """Which eval samples belong together, where the data says so."""
+    data = outputs.get("data")
+    return data.eval.groups if isinstance(data, Dataset) else None
+
+
 def _data(data: Dataset) -> dict[str, Any]:
+    groups = data.eval.groups
     return {
         "source": data.source,
         "classes": len(data.classes),
         "shape": list(data.shape),
         "train": len(data.train),
         "eval": len(data.eval),
+        "groups": None if groups is None else len(np.unique(groups)),
         "calibration": len(data.calibration),
     }
 
 
-def _network(network: Network) -> dict[str, Any]:
+def _network(network: Network, groups: Groups) -> dict[str, Any]:
     return {
         "model": network.blueprint.model,
         "arguments": dict(network.blueprint.arguments),
         "parameters": network.facts["parameters"],
         "macs": network.facts["macs"],
-        **_score(network.outcome),
+        **_score(network.outcome.score, groups),
     }
 
 
-def _score(outcome: Outcome) -> dict[str, Any]:
+def _score(scores: Scores, groups: Groups) -> dict[str, Any]:
     """The headline metric with its bounds and the number of samples."""
-    interval = statistics.mean_score(outcome.score, CONFIDENCE)
-    return {"accuracy": interval.point, **_bounds(interval), "samples": interval.n}
+    interval = statistics.mean_score(scores, CONFIDENCE, groups)
+    return {"accuracy": interval.point, **_bounds(interval), "samples": len(scores)}
 
 
 def _bounds(interval: statistics.Interval | statistics.Drop) -> dict[str, float | None]:
@@ -121,40 +131,37 @@ def _control(distilled: Artifact | None) -> dict[str, Any] | None:
 
 def _waterfall(outputs: Outputs) -> list[dict[str, Any]]:
     """The metric at every hop, and how much each hop loses against the teacher."""
-    hops = dict(_hops(outputs))
+    hops, groups = dict(_hops(outputs)), _groups(outputs)
     teacher = hops.get("teacher")
     if teacher is None:
         return []
     drops = {
-        hop: statistics.paired_drop(teacher.score, outcome.score, CONFIDENCE)
-        for hop, outcome in hops.items()
+        hop: statistics.paired_drop(teacher, scores, CONFIDENCE, groups)
+        for hop, scores in hops.items()
     }
     return [
         {
             "hop": hop,
-            "accuracy": outcome.mean,
-            "samples": len(outcome.score),
+            "accuracy": float(scores.mean()),
+            "samples": len(scores),
             "drop": {"mean": drops[hop].drop, **_bounds(drops[hop])},
         }
-        for hop, outcome in hops.items()
+        for hop, scores in hops.items()
     ]
 
 
-def _hops(outputs: Outputs) -> list[tuple[str, Outcome]]:
-    hops: list[tuple[str, Outcome]] = []
+def _hops(outputs: Outputs) -> list[tuple[str, Scores]]:
+    """The scores of every network and file on the way, in order."""
+    names = {"distill": "student", "quantize": "quantized"}
+    hops: list[tuple[str, Scores]] = []
     for step in ("teacher", "distill", "quantize"):
         output = outputs.get(step)
         if isinstance(output, Network | Quantized):
-            hops.append(
-                ({"distill": "student", "quantize": "quantized"}.get(step, step), output.outcome)
-            )
+            hops.append((names.get(step, step), output.outcome.score))
     exported = outputs.get("export")
     if isinstance(exported, Exported):
-        hops += [(f"onnx {precision}", outcome) for precision, outcome in exported.outcomes.items()]
-    for name, measured in measurements(outputs).items():
-        score = measured.evidence.score
-        hops.append((name, Outcome(score, score)))
-    return hops
+        hops += [(f"onnx {precision}", o.score) for precision, o in exported.outcomes.items()]
+    return hops + [(name, m.evidence.score) for name, m in measurements(outputs).items()]
 
 
 def _parity(exported: Artifact | None) -> dict[str, Any]:
@@ -162,9 +169,11 @@ def _parity(exported: Artifact | None) -> dict[str, Any]:
 
 
 def _row(measured: Measured) -> dict[str, Any]:
-    """One artifact: what it is, how right, how fast, how large."""
+    """One artifact: what it is, how right, how fast, how large, and where that was measured."""
     evidence, artifact = measured.evidence, measured.meta["artifact"]
-    drop = statistics.paired_drop(evidence.teacher_score, evidence.score, CONFIDENCE)
+    weighed = evidence.memory.get("artifact")
+    teacher, score, groups = evidence.teacher_score, evidence.score, evidence.groups
+    drop = statistics.paired_drop(teacher, score, CONFIDENCE, groups)
     return {
         "id": evidence.artifact,
         "target": evidence.target,
@@ -172,7 +181,7 @@ def _row(measured: Measured) -> dict[str, Any]:
         "path": artifact["path"],
         "sha256": artifact["sha256"],
         "size_bytes": artifact["size_bytes"],
-        **_score(Outcome(evidence.score, evidence.score)),
+        **_score(score, groups),
         "drop": {"mean": drop.drop, **_bounds(drop), "discordance": drop.discordance},
         "agreement": float(evidence.agreement.mean()),
         "latency_ms": _latency(evidence, "artifact"),
@@ -181,18 +190,22 @@ def _row(measured: Measured) -> dict[str, Any]:
         "speedup_fp32": _speedup(evidence, "fp32"),
         "start_ms": measured.meta["start"]["artifact"],
         "memory_bytes": evidence.values.get("memory_bytes"),
+        "memory_processes": len(weighed) if weighed is not None else None,
         "memory_peak_bytes": evidence.values.get("memory_peak_bytes"),
         "int8_fraction": artifact["int8_fraction"],
         "kernels": artifact["kernels"],
         "float_kernels": list(artifact["float_kernels"]),
+        "machine": measured.meta["machine"],
     }
 
 
 def _latency(evidence: Evidence, role: str) -> dict[str, Any] | None:
-    """Percentiles over all iterations, with how many there are in how many processes."""
     timing = evidence.latency.get(role)
-    if timing is None:
-        return None
+    return latency(timing) if timing else None
+
+
+def latency(timing: Timing) -> dict[str, Any]:
+    """Percentiles over all iterations in ms, with how many there are in how many processes."""
     mean = statistics.mean_latency(timing.processes, CONFIDENCE)
     percentiles = {name: float(np.quantile(timing.pooled, q)) for name, q in PERCENTILES.items()}
     counts = {"iterations": len(timing.pooled), "processes": len(timing.processes)}
@@ -200,9 +213,11 @@ def _latency(evidence: Evidence, role: str) -> dict[str, Any] | None:
 
 
 def _speedup(evidence: Evidence, role: str) -> dict[str, Any] | None:
-    """How many times faster than `role` in the same runtime, interleaved."""
-    if role not in evidence.latency:
-        return None
-    reference, artifact = evidence.latency[role], evidence.latency["artifact"]
+    reference = evidence.latency.get(role)
+    return speedup(reference, evidence.latency["artifact"]) if reference else None
+
+
+def speedup(reference: Timing, artifact: Timing) -> dict[str, Any]:
+    """How many times faster than `reference`, measured in turns with it, in the same runtime."""
     ratio = statistics.latency_ratio(reference.processes, artifact.processes, CONFIDENCE)
     return {"ratio": ratio.point, **_bounds(ratio), "processes": ratio.n}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kdpipe.stages.clusters import FEW, differing, group_values
 from kdpipe.stages.distributions import (
     binomial_cdf,
     check_fraction,
@@ -25,6 +26,7 @@ from kdpipe.stages.distributions import (
 )
 
 Array = NDArray[np.floating]
+Groups = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,16 @@ class Interval:
 class Drop:
     """How much lower the student's mean score is than the teacher's, on the same samples.
 
-    `discordance`: mean squared difference of a pair; for 0/1 scores that is the share of samples
-    which exactly one of the two gets right (b + c) / n.
+    `n`: replicates, which are samples, or groups of them. `variance`: of a single replicate, for
+    planning. `discordance`: mean squared difference of a pair; for 0/1 scores that is the share of
+    samples which exactly one of the two gets right (b + c) / N.
     """
 
     drop: float
     low: float
     high: float
     n: int
+    variance: float
     discordance: float
 
 
@@ -116,23 +120,29 @@ def samples_to_detect(
 # --- scores -------------------------------------------------------------------------------------
 
 
-def paired_drop(teacher: Array, student: Array, confidence: float) -> Drop:
+def paired_drop(
+    teacher: Array, student: Array, confidence: float, groups: Groups | None = None
+) -> Drop:
     """The drop mean(teacher) - mean(student) of paired scores (N,) from 0 to 1, with its bounds.
 
-    Scores of 0 and 1 get `tango_bounds`, fractions a paired t interval. Raises ValueError when
-    there are no samples or the two are not paired.
+    Scores of 0 and 1 get `tango_bounds`, fractions a paired t interval; with `groups` (N,) both
+    are widened to what so many groups can prove. Raises ValueError when there are no samples or
+    the two are not paired.
     """
     check_fraction(confidence=confidence)
     if teacher.shape != student.shape or teacher.ndim != 1 or not teacher.size:
         raise ValueError(f"scores of shape {teacher.shape} and {student.shape} are not pairs")
     difference = teacher.astype(np.float64) - student.astype(np.float64)
+    drop, n = float(difference.mean()), difference.size
     if _is_binary(teacher) and _is_binary(student):
         losses, gains = int((difference > 0).sum()), int((difference < 0).sum())
-        low, high = tango_bounds(losses, gains, difference.size, confidence)
+        low, high = tango_bounds(losses, gains, n, confidence)
     else:
         low, high = _t_bounds(difference, -1.0, 1.0, confidence)
     discordance = float(np.square(difference).mean())
-    return Drop(float(difference.mean()), low, high, difference.size, discordance)
+    alone = Interval(drop, low, high, n, discordance - drop**2)
+    found = alone if groups is None else _widened(alone, difference, groups, -1.0, confidence)
+    return Drop(drop, found.low, found.high, found.n, found.variance, discordance)
 
 
 def tango_bounds(losses: int, gains: int, n: int, confidence: float) -> tuple[float, float]:
@@ -170,25 +180,47 @@ def _tango_variance(losses: int, gains: int, n: int, drop: float) -> float:
     return max(n * (2 * q + drop * (1 - drop)), 0.0)
 
 
-def mean_score(scores: Array, confidence: float) -> Interval:
+def mean_score(scores: Array, confidence: float, groups: Groups | None = None) -> Interval:
     """The mean of scores (N,) from 0 to 1, with its bounds.
 
     0 and 1: the wider of Wilson's score interval (1927) and the exact one (Clopper and Pearson
-    1934), as Wilson's alone misses 6 % and not 5 % near 0 and 1. Fractions: a t interval.
-    Raises ValueError when there are no samples.
+    1934), as Wilson's alone misses 6 % and not 5 % near 0 and 1. Fractions: a t interval. With
+    `groups` (N,) both are widened to what so many groups can prove. Raises ValueError when there
+    are no samples.
     """
     check_fraction(confidence=confidence)
     if scores.ndim != 1 or not scores.size:
         raise ValueError(f"scores of shape {scores.shape} have no mean")
     values = scores.astype(np.float64)
     mean, n = float(values.mean()), values.size
-    if not _is_binary(values):
+    if _is_binary(values):
+        hits = int(values.sum())
+        high = max(wilson_high(hits, n, confidence), exact_high(hits, n, confidence))
+        low = 1 - max(wilson_high(n - hits, n, confidence), exact_high(n - hits, n, confidence))
+    else:
         low, high = _t_bounds(values, 0.0, 1.0, confidence)
-        return Interval(mean, low, high, n, float(values.var()))
-    hits = int(values.sum())
-    high = max(wilson_high(hits, n, confidence), exact_high(hits, n, confidence))
-    low = 1 - max(wilson_high(n - hits, n, confidence), exact_high(n - hits, n, confidence))
-    return Interval(mean, low, high, n, mean * (1 - mean))
+    alone = Interval(mean, low, high, n, float(values.var()))
+    return alone if groups is None else _widened(alone, values, groups, 0.0, confidence)
+
+
+def _widened(
+    alone: Interval, values: Array, groups: Groups, least: float, confidence: float
+) -> Interval:
+    """The interval of a mean of values from `least` to 1, when only whole groups are independent.
+
+    A t interval over groups (`group_values`), and never narrower than if samples were independent
+    or, while fewer than `FEW` groups differ, than if none did. One group gives no bounds. Where bad
+    groups are rare the lower bound of a score still misses more than 5 %: in simulations 8 % with
+    60 to 100 groups, and a third with 20 groups of which one is bad on average.
+    """
+    each = group_values(values, groups)
+    if each.size < 2:
+        return Interval(alone.point, -math.inf, math.inf, each.size, 0.0)
+    bounds = [(alone.low, alone.high), _t_bounds(each, least, 1.0, confidence)]
+    if differing(values, groups) < FEW:
+        bounds.append(_unseen(alone.point, each.size, least, 1.0, confidence))
+    low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
+    return Interval(alone.point, low, high, each.size, _variance(each))
 
 
 def mcnemar_midp(losses: int, gains: int) -> float:
@@ -295,9 +327,10 @@ def _exp_bounds(
     return math.exp(centre - reach), math.exp(centre + reach)
 
 
-def _around(point: float, low: float, high: float, logs: Array) -> Interval:
+def _around(point: float, low: float, high: float, replicates: Array) -> Interval:
     """Bounds that hold the point: pooling weighs processes by length, their mean log does not."""
-    return Interval(point, min(low, point), max(high, point), logs.size, _variance(logs))
+    variance = _variance(replicates)
+    return Interval(point, min(low, point), max(high, point), replicates.size, variance)
 
 
 # --- means ---------------------------------------------------------------------------------------
@@ -316,18 +349,27 @@ def mean_bounds(values: Array, confidence: float) -> tuple[float, float]:
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
+def central(values: Array, confidence: float) -> Interval:
+    """The median of independent values (N,), one for each process, with `mean_bounds`.
+
+    The bounds always hold the median, too. A single value gives none.
+    """
+    point, low, high = float(np.median(values)), -math.inf, math.inf
+    if values.size > 1:
+        low, high = mean_bounds(values, confidence)
+    return _around(point, low, high, values)
+
+
 def _t_bounds(values: Array, least: float, most: float, confidence: float) -> tuple[float, float]:
     """Bounds of the mean of values known to lie from `least` to `most`.
 
     Student's t, made wider on the side of the longer tail by Johnson's term for skewness (J. Am.
     Stat. Assoc. 73, 536, 1978), as few large losses make plain t miss too often. When all values
-    are equal t has no width; then up to p = 1 - (1 - confidence)^(1/n) of the population may
-    differ unseen, and differ as far as it can.
+    are equal t has no width, and `_unseen` counts.
     """
     mean, n = float(values.mean()), values.size
     if np.ptp(values) == 0:
-        unseen = exact_high(0, n, confidence)
-        return mean - unseen * (mean - least), mean + unseen * (most - mean)
+        return _unseen(mean, n, least, most, confidence)
     t = t_quantile(confidence, n - 1)
     skewness = float(((values - mean) ** 3).mean() / values.std() ** 3)
     tilt = skewness * (1 + 2 * t * t) / (6 * math.sqrt(n))
@@ -336,9 +378,20 @@ def _t_bounds(values: Array, least: float, most: float, confidence: float) -> tu
     return max(low, least), min(high, most)
 
 
+def _unseen(
+    mean: float, n: int, least: float, most: float, confidence: float
+) -> tuple[float, float]:
+    """Bounds of a mean from n values that are all equal.
+
+    Up to p = 1 - (1 - confidence)^(1/n) of the population may differ unseen, as far as it can.
+    """
+    share = exact_high(0, n, confidence)
+    return mean - share * (mean - least), mean + share * (most - mean)
+
+
 def _variance(values: Array) -> float:
-    """Unbiased; 0 where there is a single value, which its callers treat as unknown."""
-    return float(values.var(ddof=1)) if values.size > 1 else 0.0
+    """Unbiased; exactly 0 for equal values and for a single one, which its callers know of."""
+    return float(values.var(ddof=1)) if np.ptp(values) > 0 else 0.0
 
 
 def _is_binary(values: Array) -> bool:

@@ -31,7 +31,7 @@ SHOWN: Mapping[Unit, tuple[int, str]] = {
 class Measure:
     """A measured value with its one-sided bounds, in `unit`; infinite where nothing bounds it.
 
-    `n` of what was `counted` (samples, processes, iterations), which is empty for exact numbers.
+    `n` of what was `counted` (samples, groups, processes, iterations); empty for exact numbers.
     `needed`: how many of them would probably decide; None when that is not known or never.
     """
 
@@ -179,8 +179,6 @@ def _backing(rule: Rule, measure: Measure, limit: float) -> str:
     if not measure.counted:
         return "exact"
     counted = count(measure.n, measure.counted)
-    if measure.counted == "measurements":
-        return f"{counted}, so without bounds"
     if not (math.isfinite(measure.low) and math.isfinite(measure.high)):
         return f"{counted}, too few for bounds"
     low = show(measure.low, measure.unit, limit, ROUND_FLOOR)

@@ -16,7 +16,7 @@ from kdpipe.targets.tensorrt import TensorRt
 
 TARGETS: tuple[type[Target], ...] = (OnnxRuntime, OpenVino, TensorRt)
 
-__all__ = ["GROUP", "TARGETS", "Target", "name_of", "target_named", "targets"]
+__all__ = ["GROUP", "TARGETS", "Target", "discover", "name_of", "target_named", "targets"]
 
 GROUP = "kdpipe.targets"
 
@@ -32,18 +32,34 @@ def targets() -> tuple[type[Target], ...]:
     Raises UsageError, naming the entry point, when one does not load, is not a Target, or takes
     a name that is already taken.
     """
+    kinds, errors = discover()
+    for error in errors.values():
+        raise error
+    return kinds
+
+
+def discover() -> tuple[tuple[type[Target], ...], dict[str, UsageError]]:
+    """Every target that can be used, and an error for each entry point that cannot, by its name."""
     found = {name_of(target): target for target in TARGETS}
+    errors: dict[str, UsageError] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        target = _load(entry)
-        if name_of(target) in found:
-            raise _broken(entry, f"the name {name_of(target)!r} is taken")
-        found[name_of(target)] = target
-    return tuple(found.values())
+        try:
+            target = _load(entry)
+            if name_of(target) in found:
+                raise _broken(entry, f"the name {name_of(target)!r} is taken")
+        except UsageError as error:
+            errors[entry.name] = error
+        else:
+            found[name_of(target)] = target
+    return tuple(found.values()), errors
 
 
 def target_named(name: str) -> type[Target]:
-    """The target that goes by `name`; raises UsageError listing all when there is none."""
-    for target in targets():
+    """The target that goes by `name`; raises UsageError listing all when there is none.
+
+    Entry points that are broken do not matter unless one could have been meant.
+    """
+    for target in discover()[0]:
         if name_of(target) == name:
             return target
     known = ", ".join(name_of(target) for target in targets())

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -60,15 +59,35 @@ class Process:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak resident memory in bytes: with the artifact, and with a model that does nothing."""
+    """Peak resident memory of fresh processes in bytes; the process is the sample here, too.
 
-    peak_bytes: int
-    empty_bytes: int
+    `peaks`: (n,) with the artifact. `empties`: (n,) with a model that does nothing, each measured
+    right after its neighbour in `peaks`. The `_bytes` are medians.
+    """
+
+    peaks: NDArray[np.float64]
+    empties: NDArray[np.float64]
+
+    @property
+    def models(self) -> NDArray[np.float64]:
+        """What the artifact itself takes, (n,); around 0, or below it, for tiny models."""
+        each: NDArray[np.float64] = self.peaks - self.empties
+        return each
+
+    @property
+    def peak_bytes(self) -> int:
+        """With the artifact."""
+        return int(np.median(self.peaks))
+
+    @property
+    def empty_bytes(self) -> int:
+        """With a model that does nothing."""
+        return int(np.median(self.empties))
 
     @property
     def model_bytes(self) -> int:
-        """What the artifact itself takes; around 0, or below it, for tiny models."""
-        return self.peak_bytes - self.empty_bytes
+        """What the artifact itself takes."""
+        return int(np.median(self.models))
 
 
 def time_processes(
@@ -110,18 +129,19 @@ def interleaved(names: Sequence[str], rounds: int, seed: int) -> list[str]:
 
 
 def peak_memory(job: Job, *, processes: int = 1, timeout: float = 600.0) -> Memory:
-    """Peak memory of fresh processes (their median) that load the artifact and run it a little.
+    """Peak memory of fresh processes that load the artifact and run it a little.
 
     The empty model is one Identity of the same input shape, compiled by the same target, so that
     Python, numpy and the runtime are in both numbers. Raises StageError as `time_processes` does.
     """
     with tempfile.TemporaryDirectory() as folder:
         empty = Job(job.target, _compile_empty(job, Path(folder)), job.inputs)
-        peaks = {
-            each: [_ask(each, {"order": "memory"}, timeout)["peak_bytes"] for _ in range(processes)]
-            for each in (job, empty)
-        }
-    return Memory(int(statistics.median(peaks[job])), int(statistics.median(peaks[empty])))
+        pairs = [
+            [_ask(each, {"order": "memory"}, timeout)["peak_bytes"] for each in (job, empty)]
+            for _ in range(processes)
+        ]
+    peaks, empties = np.array(pairs, dtype=np.float64).T
+    return Memory(peaks, empties)
 
 
 def _compile_empty(job: Job, folder: Path) -> Path:

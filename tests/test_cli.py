@@ -300,10 +300,11 @@ def test_exit_130_and_the_next_run_resumes(tiny: Any) -> None:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=60)
 
     assert process.returncode == 130
     assert "what is finished is kept" in stderr
+    assert stdout == "FAILED | interrupted; what is finished is kept\n"
     plan = tiny.kdpipe("plan", *arguments[1:], *settings).stdout.splitlines()
     assert [line.split()[:2] for line in plan[:2]] == [["stored", "data"], ["run", "teacher"]]
     assert list(checkpoints.glob("teacher-*/teacher.pt"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -121,7 +120,6 @@ def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             fix=f"remove the link: rm {folder}",
         )
     paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    inside = [path.is_dir() for path in paths]
-    yield from compress(paths, [not is_folder for is_folder in inside])
-    for path in compress(paths, inside):
-        yield from _files(path, (*above, here))
+    yield from (path for path in paths if not path.is_dir())
+    for inner in (path for path in paths if path.is_dir()):
+        yield from _files(inner, (*above, here))

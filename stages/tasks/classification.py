@@ -57,6 +57,6 @@ class Classification(Task):
         return Outcome((prediction == labels).astype(np.float32), prediction)
 
     def agreement(self, a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.float32]:
-        """1 where both models say the same class."""
-        same: NDArray[np.float32] = np.equal(a, b).astype(np.float32)
+        """1 where both models say the same class; -1 is no class (see `outcome`) and never does."""
+        same: NDArray[np.float32] = (np.equal(a, b) & np.not_equal(a, -1)).astype(np.float32)
         return same

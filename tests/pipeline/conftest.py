@@ -328,7 +328,7 @@ class Benchmark(Stage):
             "path": "model", "sha256": digest(path), "size_bytes": 4, "int8_fraction": 1.0,
             "kernels": {}, "float_kernels": [],
         }  # fmt: skip
-        meta = {"artifact": artifact, "start": {"artifact": {}}}
+        meta = {"artifact": artifact, "start": {"artifact": {}}, "machine": {"cpu": "toy"}}
         (work.out / "measured.json").write_text(json.dumps(meta))
 
 

@@ -212,6 +212,14 @@ def test_set_wins() -> None:
     assert "distill.epochs: '3' is text" in refused(SMALL, 'distill.epochs="3"')
 
 
+def test_set_is_kept() -> None:
+    """What the config was read with stands beside the file's own text, in order."""
+    given = ("distill.epochs=3", "distill.epochs=4")
+    config = read(SMALL, *given)
+
+    assert (config.text, config.assignments) == (SMALL, given)
+
+
 def undescribed(node: Mapping[str, Any], root: Mapping[str, Any], at: str) -> Iterator[str]:
     """Properties of a JSON schema that say nothing of themselves, tags and references aside."""
     for name, value in node.get("properties", {}).items():

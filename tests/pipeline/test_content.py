@@ -12,6 +12,7 @@ import pytest
 
 from kdpipe.pipeline import content
 from kdpipe.pipeline.content import Contents
+from kdpipe.stages.base import Files
 from kdpipe.targets.errors import DataError
 
 
@@ -35,10 +36,10 @@ def _old_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "QUIET_NS", -3_600_000_000_000)
 
 
-def digest(memory: Path, path: Path) -> str:
+def digest(memory: Path, read: Path | Files) -> str:
     """What a new process would say, which remembers what earlier ones saved."""
     contents = Contents(memory)
-    found = contents.digest(path)
+    found = contents.digest(read)
     contents.save()
     return found
 
@@ -48,21 +49,48 @@ def test_file(memory: Path, file: Path) -> None:
     assert digest(memory, file) == hashlib.sha256(b"one").hexdigest()
 
 
-def test_folder(memory: Path, tmp_path: Path) -> None:
-    """A folder's digest covers names and contents of all its files, and not where it is."""
-    folder = tmp_path / "folder"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "a").write_text("1")
-    (folder / "sub" / "b").write_text("2")
-    first = digest(memory, folder)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with `a` and `sub/b`."""
+    (tmp_path / "folder" / "sub").mkdir(parents=True)
+    (tmp_path / "folder" / "a").write_text("1")
+    (tmp_path / "folder" / "sub" / "b").write_text("2")
+    return tmp_path / "folder"
 
-    assert digest(memory, folder.rename(tmp_path / "moved")) == first
 
-    renamed = (tmp_path / "moved" / "a").rename(tmp_path / "moved" / "c")
-    second = digest(memory, tmp_path / "moved")
+def test_files_of_a_folder(memory: Path, folder: Path) -> None:
+    """The digest is that of sorted lines, in whatever order the names came."""
+    one, two = (hashlib.sha256(text).hexdigest() for text in (b"1", b"2"))
+    lines = sorted([f"{one}  a\n", f"{two}  sub/b\n", "folder  sub\n"])
+
+    found = digest(memory, Files(folder, ("sub/b", "sub", "a")))
+
+    assert found == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_files_are_names_and_contents(memory: Path, folder: Path, tmp_path: Path) -> None:
+    """Where the folder is does not matter, nor what else it holds; names and contents do."""
+    first = digest(memory, Files(folder, ("a", "sub/b")))
+    moved = folder.rename(tmp_path / "moved")
+    (moved / "other").write_text("of no concern")
+
+    assert digest(memory, Files(moved, ("a", "sub/b"))) == first
+
+    renamed = (moved / "a").rename(moved / "c")
+    second = digest(memory, Files(moved, ("c", "sub/b")))
     renamed.write_text("3")
-    third = digest(memory, tmp_path / "moved")
+    third = digest(memory, Files(moved, ("c", "sub/b")))
     assert len({first, second, third}) == 3
+
+
+def test_a_link_counts_as_what_it_leads_to(memory: Path, folder: Path, file: Path) -> None:
+    """A file behind a linked folder is read through the link, and so is a change of it."""
+    (folder / "link").symlink_to(file.parent)
+    first = digest(memory, Files(folder, ("link/data.bin",)))
+
+    file.write_bytes(b"more")
+
+    assert digest(memory, Files(folder, ("link/data.bin",))) != first
 
 
 @pytest.mark.usefixtures("_old_enough")
@@ -134,6 +162,12 @@ def test_memory_that_cannot_be_written(tmp_path: Path, file: Path) -> None:
 
 
 def test_nothing_there(memory: Path, tmp_path: Path) -> None:
-    """A path that leads nowhere has no digest, not that of an empty folder."""
-    with pytest.raises(DataError, match="there is no file or folder"):
-        digest(memory, tmp_path / "absent")
+    """A path that leads to no file has no digest: not an absent one, a folder, a broken link."""
+    (tmp_path / "broken").symlink_to("absent")
+
+    for name, found in (("absent", ""), (".", "a folder"), ("broken", "a broken link")):
+        with pytest.raises(DataError, match="there is no file") as error:
+            digest(memory, tmp_path / name)
+        assert error.value.found == found
+    with pytest.raises(DataError, match="there is no file"):
+        digest(memory, Files(tmp_path, ("broken",)))

@@ -152,7 +152,10 @@ def test_valid() -> None:
 
 
 def test_paths_are_relative_to_the_file_or_the_shell(tmp_path: Path) -> None:
-    """A path in the file starts at the file's folder, one typed after --set at the shell's."""
+    """A path in the file starts at the file's folder, one typed after --set at the shell's.
+
+    Both become absolute, also where the config file was named by a relative path.
+    """
 
     class Paths(Strict):
         here: UserPath
@@ -163,7 +166,7 @@ def test_paths_are_relative_to_the_file_or_the_shell(tmp_path: Path) -> None:
 
     config = validate(Paths, Document.read(Path("sub/kdpipe.yaml")).override(["there=b"]))
 
-    assert config.here == Path("sub/a")
+    assert config.here == tmp_path / "sub" / "a"
     assert config.there == tmp_path / "b"
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdpipe.pipeline.launch import Selection, default_run_dir
+from kdpipe.pipeline.launch import Launch, Selection, default_run_dir
 from kdpipe.pipeline.rejudge import rejudge
 from kdpipe.targets.errors import TargetUnavailable, UsageError
+from kdpipe.targets.fingerprint import machine
 
 ACCURATE = {"metric": "accuracy", "max-degradation": 0.05}
 QUICK = {"metric": "latency_p50_ms", "max": 2.0}
@@ -36,8 +38,11 @@ def test_passing(project: Any) -> None:
     assert results["run"]["ran"][0] == "words"
     assert project.run_dir.read_results()["verdict"] == "PASSED"
     assert project.run_dir.changed() == []
+    assert {row["machine"]["cpu"] for row in results["artifacts"]} == {"toy"}
+    assert machine().items() <= results["run"]["machine"].items()
     assert {p.name for p in project.run_dir.folder.iterdir()} == {
         "results.json", "journal.jsonl", "plan.json", "config.yaml", "artifacts", "evidence",
+        "lock",
     }  # fmt: skip
     assert project.events()[-1]["line"] == line
 
@@ -209,6 +214,107 @@ def test_rejudge_another_file(project: Any) -> None:
     assert conclusion.exit_code == 3
     assert conclusion.reason == "toy-fp32: the file is not the one that was measured"
     assert project.run_dir.read_results()["verdict"] == "FAILED"
+
+
+def test_rejudge_other_samples(project: Any) -> None:
+    """Samples that were edited to pass fail, whatever they say."""
+    project.run(right=150, rules=(ACCURATE,))
+    (samples,) = [e for e in project.run_dir.evidence() if e.artifact == "toy-fp32"]
+    replace(samples, score=samples.teacher_score).save(project.run_dir.folder / "evidence/toy-fp32")
+
+    conclusion, _ = rejudge(project.run_dir.folder)
+
+    assert conclusion.exit_code == 3
+    assert conclusion.reason == "toy-fp32: the samples are not those that were measured"
+
+
+@pytest.mark.parametrize(
+    "rule", [{"metric": "beauty", "min": 1}, {"metric": "agreement", "least": 1}, "agreement", None]
+)
+def test_rejudge_by_a_wrong_rule(project: Any, rule: Any) -> None:
+    """A rule that was edited into something else is a usage error that shows it."""
+    _, _, results = project.run(rules=(ACCURATE,))
+    results["gate"]["policy"].append(rule)
+    project.run_dir.write_results(results)
+
+    with pytest.raises(UsageError, match=r"gate\.policy\[1\] in .* is no rule") as caught:
+        rejudge(project.run_dir.folder)
+
+    assert caught.value.found.startswith(str(rule))
+
+
+@pytest.mark.parametrize("code", [1, 2, 4])
+def test_rejudge_keeps_the_exit_code(project: Any, code: int) -> None:
+    """What a stage failed with is what `gate` exits with."""
+    _, line, results = project.run(words="stage", rules=(ACCURATE,))
+    results["failed"][0]["exit_code"] = code
+    project.run_dir.write_results(results)
+
+    conclusion, _ = rejudge(project.run_dir.folder)
+
+    assert (conclusion.line, conclusion.exit_code) == (line, code)
+
+
+def test_rejudge_leaves_other_folders_alone(tmp_path: Path) -> None:
+    """`gate` on a folder without a run makes no file in it, and no folder."""
+    with pytest.raises(UsageError, match="holds no results"):
+        rejudge(tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_in_use(project: Any) -> None:
+    """A run does not start in a folder that another one is using; neither does `gate`."""
+    project.run(rules=(ACCURATE,))
+    events = len(project.events())
+
+    with project.run_dir.lock():
+        for use in (project.run, lambda: rejudge(project.run_dir.folder)):
+            with pytest.raises(UsageError, match="another run is using"):
+                use()
+
+    assert len(project.events()) == events
+    assert project.run_dir.read_results()["verdict"] == "PASSED"
+
+
+def test_folder_of_another_config(project: Any, tmp_path: Path) -> None:
+    """A config of the same name in another folder does not overwrite the results of the first."""
+    first, second = tmp_path / "a/kdpipe.yaml", tmp_path / "b/kdpipe.yaml"
+    for config in (first, second):
+        config.parent.mkdir()
+        config.touch()
+    _, results = at(project.launch(rules=(ACCURATE,)), path=first).run(())
+
+    with pytest.raises(UsageError, match="belongs to another config"):
+        at(project.launch(), path=second).run(())
+
+    assert results["run"]["config"] == str(first)
+    assert project.run_dir.read_results()["run"] == results["run"]
+    at(project.launch(), path=first).run(())
+
+
+def test_config_is_recorded_as_an_absolute_path(project: Any) -> None:
+    """The results and the journal name the config so that it is found from any folder."""
+    _, _, results = project.run()
+
+    assert results["run"]["config"] == str(Path("kdpipe.yaml").absolute())
+    assert project.events()[0]["config"] == results["run"]["config"]
+
+
+def test_assignments_are_recorded(project: Any) -> None:
+    """`--set` stands in the results, in the journal and above the config, as it is typed."""
+    given = ("distill.epochs=3", "gate=[{metric: agreement,\n min: 1}]")
+    _, results = at(project.launch(), assignments=given).run(())
+
+    assert results["run"]["assignments"] == project.events()[0]["assignments"] == list(given)
+    assert (project.run_dir.folder / "config.yaml").read_text() == (
+        "# with --set distill.epochs=3 --set 'gate=[{metric: agreement,\n#  min: 1}]'\n# ()"
+    )
+
+
+def at(launch: Launch, **changes: Any) -> Launch:
+    """The launch with another config."""
+    return replace(launch, config=replace(launch.config, **changes))
 
 
 def test_to(project: Any) -> None:

@@ -336,7 +336,14 @@ def test_asked_for(bench: Bench) -> None:
     assert statuses(plan) == {"words": "run", "shout": "run"}
 
 
-@pytest.mark.parametrize("text", [None, "", "{"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None, "", "{", "[]", "null", "3", '{"words": 1}', '{"words": {}}', "[" * 100_000,
+        '{"words": {"fields": [], "settings": 1, "files": {}, "inputs": {}, "packages": {}}}',
+    ],
+    ids=lambda text: str(text)[:20],
+)  # fmt: skip
 def test_records_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
     """Without the last run's records a plan has fewer reasons, and no error."""
     path = tmp_path / "plan.json"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kdpipe.pipeline.journal import Journal
 from kdpipe.pipeline.rundir import SCHEMA, RunDir
 from kdpipe.stages.evidence import Evidence, Timing
 from kdpipe.targets.digest import digest
@@ -39,7 +42,7 @@ def evidence(name: str = "toy-int8") -> Evidence:
 def finish(rundir: RunDir, file: Path, name: str = "toy-int8") -> dict[str, Any]:
     """Keep an artifact and write results that name it; returns its row."""
     sha256 = digest(file)
-    row = {"id": name, "sha256": sha256, "path": rundir.keep(name, file, sha256, evidence(name))}
+    row = {"id": name, "sha256": sha256, **rundir.keep(name, file, sha256, evidence(name))}
     rundir.write_results({"artifacts": [row]})
     return row
 
@@ -136,7 +139,20 @@ def test_changed_artifact(
     path.chmod(0o644)
     path.write_text("other") if change == "edit" else path.unlink()
 
-    assert rundir.changed() == ["toy-int8"]
+    assert rundir.changed() == ["toy-int8: the file is not the one that was measured"]
+
+
+def test_changed_samples(rundir: RunDir, model: Path) -> None:
+    """Samples that were edited after the run are named, and so are those that nobody saw."""
+    row = finish(rundir, model)
+    better = replace(evidence(), score=np.ones(4, np.float32))
+    better.save(rundir.folder / "evidence/toy-int8")
+    said = ["toy-int8: the samples are not those that were measured"]
+
+    assert rundir.changed() == said
+    evidence().save(rundir.folder / "evidence/toy-int8")
+    rundir.write_results({"artifacts": [{**row, "evidence_sha256": None}]})
+    assert rundir.changed() == said
 
 
 @pytest.mark.parametrize("file", ["evidence.npz", "evidence.json"])
@@ -159,3 +175,61 @@ def test_forget(rundir: RunDir, model: Path) -> None:
     rundir.forget()
 
     assert [p.name for p in rundir.folder.iterdir()] == ["plan.json"]
+
+
+def test_one_run_at_a_time(rundir: RunDir) -> None:
+    """While a run holds its folder another one is refused at once; then the folder is free."""
+    with rundir.lock():
+        with pytest.raises(UsageError, match="another run is using") as caught, second(rundir):
+            pass
+        assert "--run-dir" in caught.value.fix
+
+    with second(rundir):
+        pass
+
+
+def second(rundir: RunDir) -> AbstractContextManager[None]:
+    """The lock, as another run asks for it."""
+    return RunDir(rundir.folder).lock()
+
+
+def ran(rundir: RunDir, *configs: Path) -> None:
+    """Journal one run of each config."""
+    journal = Journal(rundir.journal)
+    for config in configs:
+        journal.tell("run", config=str(config))
+        journal.tell("fact", step="data", text="it went well")
+    journal.close()
+
+
+def test_folder_of_another_config(rundir: RunDir, tmp_path: Path) -> None:
+    """A folder in which another config ran last is refused, also when that run was interrupted."""
+    mine, other = tmp_path / "mine/k.yaml", tmp_path / "other/k.yaml"
+    for config in (mine, other):
+        config.parent.mkdir()
+        config.touch()
+    rundir.require(mine)
+    ran(rundir, mine, other)
+
+    with pytest.raises(UsageError, match="belongs to another config") as caught:
+        rundir.require(mine)
+    assert str(other) in caught.value.found
+    assert "--run-dir" in caught.value.fix
+
+    rundir.require(other)
+
+
+def test_folder_of_the_same_config(
+    rundir: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the path to it is written, it is the same config; one that is gone owns nothing."""
+    mine, link = tmp_path / "mine.yaml", tmp_path / "link.yaml"
+    mine.touch()
+    link.symlink_to(mine)
+    ran(rundir, tmp_path / "gone.yaml")
+    rundir.require(mine)
+    ran(rundir, mine)
+    monkeypatch.chdir(tmp_path)
+
+    for spelling in (Path("mine.yaml"), Path("run/../mine.yaml"), link):
+        rundir.require(spelling)

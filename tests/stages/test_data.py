@@ -66,12 +66,22 @@ def test_a_word_is_shorthand_for_a_kind():
 
 
 def test_paths_are_relative_to_the_config():
-    """A source's folder is resolved against the config's; its field is named with its dots."""
-    settings = {"source": {"kind": "idx", "folder": "mnist"}}
+    """A source's file is resolved against the config's folder; its field is named with its dots."""
+    settings = {"source": {"kind": "npz", "file": "data.npz"}}
 
     data = Data.model_validate(settings, context={"base": Path("/somewhere")})
 
-    assert data.files() == {"source.folder": Path("/somewhere/mnist")}
+    assert data.files() == {"source.file": Path("/somewhere/data.npz")}
+
+
+def test_paths_are_absolute_whatever_the_base():
+    """`kdpipe run k.yaml` has the base `.`; workers and later runs may start elsewhere."""
+    settings = {"source": {"kind": "csv", "file": "sub/../data.csv"}}
+
+    data = Data.model_validate(settings, context={"base": Path()})
+
+    assert data.source.file == Path.cwd() / "sub" / ".." / "data.csv"
+    assert data.source.root == Path.cwd() / "sub" / ".."
 
 
 @pytest.mark.parametrize(

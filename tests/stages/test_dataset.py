@@ -119,7 +119,7 @@ def test_calibration_reads_the_rows_it_names(tree: Path, tmp_path: Path):
 
 def test_changed_and_missing_files_are_named(tree: Path, tmp_path: Path):
     """A file that is not what the data stage read is an error naming it, with a way out."""
-    dataset = made(tmp_path / "out", source=folder(tree))
+    dataset = made(tmp_path / "out", source=folder(tree), cache=False)
     gone, other, touched = (tree / dataset.train.ids[row] for row in (0, 1, 2))
     gone.unlink()
     Image.new("RGB", (5, 6)).save(other)
@@ -135,7 +135,7 @@ def test_changed_and_missing_files_are_named(tree: Path, tmp_path: Path):
 
 def test_cached_files_are_needed_only_once(tree: Path, tmp_path: Path):
     """With `cache` the dataset reads the same after the user's files are gone."""
-    lazy = made(tmp_path / "lazy", source=folder(tree))
+    lazy = made(tmp_path / "lazy", source=folder(tree), cache=False)
     kept = made(tmp_path / "kept", source=folder(tree), cache=True)
     expected = lazy.train.inputs(np.arange(18))
 

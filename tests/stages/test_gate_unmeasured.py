@@ -17,10 +17,10 @@ from kdpipe.stages.rules import METRICS, Rule
 VALUES = {
     "size_bytes": 100_000.0,
     "teacher_size_bytes": 1_000_000.0,
-    "memory_bytes": 5_000_000.0,
     "parameters": 90_000.0,
     "int8_fraction": 0.9,
 }
+MEMORY = {"artifact": np.array([5.01e6, 4.99e6, 5.0e6])}
 
 
 def pairs(losses: int, gains: int, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -51,6 +51,7 @@ def evidence(**changes: Any) -> Evidence:
         "agreement": np.repeat(np.float32([1, 0]), [1980, 20]),
         "latency": {"artifact": timing(1.0), "fp32": timing(2.0), "teacher": timing(6.0)},
         "values": VALUES,
+        "memory": MEMORY,
     }
     return Evidence(**{**measured, **changes})
 
@@ -82,20 +83,23 @@ BROKEN = {
         agreement=NAN,
         latency={"artifact": Timing((NAN.astype(float),)), "fp32": timing(1), "teacher": timing(1)},
         values=dict.fromkeys(VALUES, math.nan),
+        memory={"artifact": np.array([5e6, np.nan, 5e6])},
     ),
     "infinite": evidence(
         score=NAN + np.inf,
         agreement=np.full(2000, np.inf, np.float32),
         latency={"artifact": Timing((np.full(9, np.inf),) * 2)},
         values=dict.fromkeys(VALUES, math.inf),
+        memory={"artifact": np.array([5e6, np.inf, 5e6])},
     ),
-    "absent": evidence(score=NAN[:0], agreement=NAN[:0], latency={}, values={}),
+    "absent": evidence(score=NAN[:0], agreement=NAN[:0], latency={}, values={}, memory={}),
     "empty": evidence(
         score=NAN[:0],
         teacher_score=NAN[:0],
         agreement=NAN[:0],
         latency=dict.fromkeys(("artifact", "fp32", "teacher"), Timing(())),
         values={},
+        memory={"artifact": np.empty(0)},
     ),
 }
 
@@ -126,6 +130,14 @@ def test_scores_that_are_not_pairs_fail() -> None:
     found = verdict(DROP, evidence(teacher_score=np.ones(1999, np.float32)))
     assert found.verdict == "FAIL"
     assert "not pairs" in found.reason
+
+
+@pytest.mark.parametrize("rule", [DROP, {"metric": "agreement", "min": 0.001}])
+def test_groups_of_other_samples_fail(rule: dict[str, Any]) -> None:
+    """A group for each of 1,999 samples does not say which of 2,000 belong together."""
+    found = verdict(rule, evidence(groups=np.arange(1999)))
+    assert found.verdict == "FAIL"
+    assert "2000 scores, but groups of 1999" in found.reason
 
 
 def test_a_teacher_that_is_never_right_has_no_percentage() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kdpipe.stages.base import Files
 from kdpipe.stages.pixels import Form
 from kdpipe.stages.sources.base import Part
 from kdpipe.stages.sources.folder import Folder
@@ -69,6 +70,50 @@ def test_folder_takes_any_case_and_depth_and_names_the_rest(tree: Path):
     assert contents.parts["train"].ids[:2] == ("train/cat/2.PNG", "train/cat/deep/3.jpeg")
     assert len(contents.parts["train"].ids) == 3
     assert contents.warnings == ("left out, not images: train/cat/notes.txt, val/readme.md",)
+
+
+def test_folder_files_are_those_that_are_read(tree: Path):
+    """Images and class folders are listed for the key; the store, configs and the like are not."""
+    (tree / ".kdpipe").mkdir()
+    (tree / ".kdpipe" / "journal.png").touch()
+    (tree / "kdpipe.yaml").touch()
+    (tree / "train" / "cat" / "notes.txt").touch()
+    (tree / "train" / "eel").mkdir()
+    source = Folder(folder=tree)
+
+    files = source.files()["folder"]
+
+    ids = [id for part in source.read().parts.values() for id in part.ids]
+    classes = {"train/cat", "train/dog", "train/eel", "val/cat", "val/dog"}
+    assert files.folder == tree
+    assert set(files.names) == classes | set(ids)
+    assert len(files.names) == 5 + 4
+
+
+def test_folder_enters_links(tree: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A linked folder, as a class or inside one, is read and listed like any other."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    picture(elsewhere / "7.png")
+    (tree / "train" / "cat" / "more").symlink_to(elsewhere)
+    (tree / "train" / "eel").symlink_to(elsewhere)
+    source = Folder(folder=tree)
+
+    ids = set(source.read().parts["train"].ids)
+
+    assert ids > {"train/cat/more/7.png", "train/eel/7.png"}
+    assert ids < set(source.files()["folder"].names)
+
+
+@pytest.mark.parametrize("target", [".", "..", "../../val/dog"])
+def test_folder_refuses_links_in_circles(tree: Path, target: str):
+    """A link to a folder above it, directly or by way of another link, is named."""
+    (tree / "train" / "cat" / "again").symlink_to(target)
+    (tree / "val" / "dog" / "back").symlink_to(tree / "train" / "cat")
+
+    for reads in (Folder(folder=tree).files, Folder(folder=tree).read):
+        with pytest.raises(DataError, match="leads back") as error:
+            reads()
+        assert " -> " in error.value.found
 
 
 @pytest.mark.parametrize(
@@ -171,11 +216,17 @@ def test_csv_that_is_wrong(tmp_path: Path, text: str, message: str):
 
 
 def test_csv_folder_is_where_paths_start(tmp_path: Path):
-    """`folder` moves the start of the paths, and both enter the key."""
+    """`folder` moves the start of the paths; only files that are listed enter the key."""
     picture(tmp_path / "images" / "a.png")
+    picture(tmp_path / "images" / "unlisted.png")
     (tmp_path / "data.csv").write_text("path,label\na.png,0\n")
 
     source = Manifest(file=tmp_path / "data.csv", folder=tmp_path / "images")
 
     source.check()
-    assert source.files() == {"file": tmp_path / "data.csv", "folder": tmp_path / "images"}
+    assert source.files() == {
+        "file": tmp_path / "data.csv",
+        "folder": Files(tmp_path / "images", ("a.png",)),
+    }
+    assert source.places() == ("folder",)
+    assert Manifest(file=tmp_path / "data.csv").places() == ("file",)

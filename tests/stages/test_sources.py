@@ -85,6 +85,19 @@ def test_idx_reads_only_the_rows_asked_for(mnist: Path):
     assert np.array_equal(images[..., 0], random_images(6, 5, 4)[[1, 4]])
 
 
+def test_idx_files_are_the_four_that_are_read(mnist: Path):
+    """What else lies in the folder does not enter the key."""
+    (mnist / "readme.txt").touch()
+
+    files = Idx(folder=mnist).files()["folder"]
+
+    assert files.folder == mnist
+    assert files.names == (
+        "train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte",
+    )  # fmt: skip
+
+
 def test_idx_missing_file_names_the_homepage(mnist: Path):
     """A file that is not there is named before the run, with where to get it."""
     (mnist / "t10k-labels-idx1-ubyte").unlink()

@@ -115,6 +115,14 @@ def test_agreement_is_sample_by_sample():
     assert agreement.dtype == np.float32
 
 
+def test_models_that_answer_nothing_do_not_agree():
+    """Two rows of NaN are two failures and no agreement, whichever of the models fails."""
+    broken = TASK.outcome(np.full((2, 3), np.nan, np.float32), np.zeros(2, np.int64)).prediction
+
+    assert TASK.agreement(broken, broken).tolist() == [0, 0]
+    assert TASK.agreement(broken, np.array([0, 1])).tolist() == [0, 0]
+
+
 def test_outcomes_are_stored_bit_for_bit(tmp_path: Path):
     """Score and prediction come back with their types."""
     outcome = Outcome(np.array([0.25, 1], dtype=np.float32), np.array([3, -1]))

@@ -238,3 +238,14 @@ def test_memory_of_a_fixed_batch(fp32: Path, inputs: Path, tmp_path: Path) -> No
     memory = peak_memory(Job(target, target.compile(fp32, tmp_path), inputs))
 
     assert memory.peak_bytes > memory.empty_bytes > 0
+
+
+def test_memory_is_measured_anew_in_each_process(job: Job) -> None:
+    """Peaks come in pairs, with and without the artifact; numbers shown are their medians."""
+    memory = peak_memory(job, processes=3)
+
+    assert memory.peaks.shape == memory.empties.shape == (3,)
+    assert len(set(memory.peaks)) > 1  # copies of one measurement would be equal
+    assert memory.models == pytest.approx(memory.peaks - memory.empties)
+    assert memory.model_bytes == int(np.median(memory.models))
+    assert memory.peak_bytes == int(np.median(memory.peaks))

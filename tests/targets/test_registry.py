@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdpipe.targets import GROUP, TARGETS, name_of, target_named, targets
+from kdpipe.targets import GROUP, TARGETS, discover, name_of, target_named, targets
 from kdpipe.targets.errors import UsageError
 
 MODULE = """
@@ -71,6 +71,19 @@ def test_broken_entry_point_is_named(install: str, value: str, found: str) -> No
         targets()
 
     assert found in caught.value.found
+
+
+def test_broken_entry_point_hides_no_other_target(install: str) -> None:
+    """What can be used is found by its name, and the error is at hand for whoever lists targets."""
+    enter(install, "third_party_nowhere:Mine")
+
+    kinds, errors = discover()
+
+    assert kinds == TARGETS
+    assert list(errors) == ["mine"]
+    assert target_named("openvino") in TARGETS
+    with pytest.raises(UsageError, match="is broken"):
+        target_named("mine")
 
 
 def test_listing_targets_imports_no_runtime() -> None:

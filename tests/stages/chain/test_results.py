@@ -17,7 +17,8 @@ NETWORK = {"model", "arguments", "parameters", "macs", "accuracy", "low", "high"
 ROW = {
     "id", "target", "precision", "path", "sha256", "size_bytes", "accuracy", "low", "high",
     "samples", "drop", "agreement", "latency_ms", "teacher_latency_ms", "speedup", "speedup_fp32",
-    "start_ms", "memory_bytes", "memory_peak_bytes", "int8_fraction", "kernels", "float_kernels",
+    "start_ms", "memory_bytes", "memory_processes", "memory_peak_bytes", "int8_fraction", "kernels",
+    "float_kernels", "machine",
 }  # fmt: skip
 
 
@@ -43,6 +44,7 @@ def test_keys_are_those_that_are_documented(found) -> None:
         "shape": [1, 16, 16],
         "train": 200,
         "eval": 100,
+        "groups": None,
         "calibration": 64,
     }
 
@@ -85,10 +87,13 @@ def test_a_row_says_what_was_measured(chain, found) -> None:
         pooled = np.concatenate(evidence.latency["artifact"].processes)
 
         assert row["sha256"] == chain.compiled[row["id"]].roles["artifact"]["sha256"]
+        assert row["machine"] == chain.measured[row["id"]].meta["machine"]
         assert row["accuracy"] == pytest.approx(float(evidence.score.mean()))
         assert row["low"] <= row["accuracy"] <= row["high"]
         assert row["agreement"] == pytest.approx(float(evidence.agreement.mean()))
         assert row["latency_ms"]["p50"] == pytest.approx(np.median(pooled))
+        assert row["memory_bytes"] == pytest.approx(np.median(evidence.memory["artifact"]), abs=1)
+        assert row["memory_processes"] == 3
         assert row["latency_ms"]["iterations"] == len(pooled)
         assert row["latency_ms"]["processes"] == row["speedup"]["processes"] == 2
         assert row["speedup"]["low"] <= row["speedup"]["ratio"] <= row["speedup"]["high"]
