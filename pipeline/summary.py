@@ -7,6 +7,7 @@ words, so that no number is ever cut.
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,7 +178,8 @@ def _fraction(value: float) -> str:
 
 
 def _bound(value: float | None) -> str:
-    return "?" if value is None else f"{value:+.4f}"
+    """An upper bound, rounded outwards as the sentences of the gate are."""
+    return "?" if value is None else f"{math.ceil(value * 1e4 - 1e-6) / 1e4:+.4f}"
 
 
 def size(count: float) -> str:

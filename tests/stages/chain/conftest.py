@@ -29,7 +29,7 @@ from kdpipe.targets.openvino import OpenVino
 torch.set_num_threads(1)
 
 DATA = {"source": "digits", "image_size": 16, "max_train": 200, "max_eval": 100, "calibration": 64}
-RECIPE = {"epochs": 3, "batch_size": 16, "learning_rate": 0.05, "warmup_epochs": 0, "amp": "off"}
+RECIPE = {"epochs": 3, "batch_size": 16, "learning_rate": 0.05, "warmup_epochs": 0, "amp": "fp32"}
 TEACHER = {"model": "resnet8", "arguments": {"width": 0.5}}
 METHODS = [{"kind": "kd", "temperature": 4.0}]
 TARGETS: tuple[Target, ...] = (
@@ -104,7 +104,7 @@ def chain(step: Step) -> Chain:
     )
     quantizing = QuantizeInputs(data, teacher, distill)
     ptq = step(Quantize, quantizing, mode="ptq")
-    quantize = step(Quantize, quantizing, mode="qat", epochs=1, batch_size=32, amp="off")
+    quantize = step(Quantize, quantizing, mode="qat", epochs=1, batch_size=32, amp="fp32")
     export = step(Export, ExportInputs(data, teacher, distill, quantize), samples=32)
     targets = {target.id: target for target in TARGETS}
     compiled = {id: step(Compile, CompileInputs(export, target)) for id, target in targets.items()}

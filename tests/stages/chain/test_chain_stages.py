@@ -119,7 +119,8 @@ def test_a_teacher_can_be_loaded_from_its_weights(chain, step) -> None:
     )
 
     assert same_outcome(loaded.outcome, chain.teacher.outcome)
-    assert loaded.facts == {**chain.teacher.facts, "losses": []}
+    sizes = ("parameters", "macs")
+    assert loaded.facts == {name: chain.teacher.facts[name] for name in sizes}
 
 
 def test_an_onnx_file_can_be_the_teacher(chain, step) -> None:
@@ -133,7 +134,7 @@ def test_an_onnx_file_can_be_the_teacher(chain, step) -> None:
         epochs=1,
         batch_size=64,
         control=None,
-        amp="off",
+        amp="fp32",
     )
 
     assert same_outcome(box.outcome, chain.teacher.outcome)
@@ -168,7 +169,8 @@ def test_a_quantized_network_reads_back_as_it_was_judged(chain, mode: str) -> No
     again = evaluate(network_forward(model), chain.data.eval, chain.data.task)
 
     assert same_outcome(again, quantized.outcome)
-    assert quantized.facts == {"mode": mode, "calibration_samples": 64}
+    assert quantized.facts.items() >= {"mode": mode, "calibration_samples": 64}.items()
+    assert len(quantized.facts.get("losses", ())) == {"ptq": 0, "qat": 1}[mode]
 
 
 def test_qat_trains_on(chain) -> None:
