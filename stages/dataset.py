@@ -30,7 +30,7 @@ else:
 
 @dataclass(frozen=True)
 class Split:
-    """Part of a dataset. `ids` name the samples for people; `groups` (patients, clips) are bounded as wholes.
+    """Part of a dataset. `ids` name the samples for people; `groups` are bounded as wholes.
 
     A sample's number is its position: `ids[i]`, `labels[i]`, `groups[i]` and `images[i]` agree.
     """
