@@ -70,7 +70,7 @@ def tree(tmp_path: Path) -> Path:
         ([0, 2, 0, 2] * 3, "1 of 3 classes have no training samples\n  found: without: 1"),
         ([0, 0, 0, 2**60] * 3, "and 1152921504606846965 more"),
         ([0.5, 1.0] * 6, "not class numbers"),
-        ([], "are not images"),
+        ([], "there are no samples in pool"),
     ],
 )
 def test_labels_that_cannot_be_right(tmp_path: Path, labels: list, message: str):
