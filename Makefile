@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test dev lint types format clean
+.PHONY: run test dev lint types format generated clean
 
 run: $(READY)          ## distil, quantize, compile, measure and gate real digits
 	$(BIN)/kdpipe run examples/digits.yaml
@@ -26,6 +26,10 @@ types: $(READY)        ## strict types
 format: $(READY)       ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+generated: $(READY)    ## what is made of the settings: the table of methods, the JSON schema
+	$(BIN)/kdpipe methods --markdown > docs/methods.md
+	$(BIN)/python -m kdpipe.pipeline.published > pipeline/schema.json
 
 clean:                 ## remove the environment, caches and stored runs
 	rm -rf $(VENV) .typing .kdpipe build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

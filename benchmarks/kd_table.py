@@ -47,18 +47,22 @@ UNFIT = ("dense", "several teachers")
 
 
 class Clock(Silent):
-    """An observer that notes when each epoch ended."""
+    """An observer that notes the CPU time at which each epoch ended.
+
+    CPU time, since trainings run side by side and beside other work, where the wall clock of one
+    tells of the others.
+    """
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Called once after each epoch."""
-        self.ends.append(time.perf_counter())
+        self.ends.append(time.process_time())
 
     @property
     def epoch(self) -> float:
-        """Median seconds of an epoch; the first one also warms up and is left out."""
+        """Median CPU seconds of an epoch; the first one also warms up and is left out."""
         spans = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
         return statistics.median(spans) if spans else math.nan
 
@@ -107,7 +111,7 @@ def markdown(results: Mapping[str, Any], pair: str) -> str:
         else:
             failed.append(f"{name}: {pairs[0][0]['error']}")
     rows.sort(key=lambda row: -row[1])
-    head = "method | seeds | accuracy % | gain, points | 95 % interval | s/epoch | time vs control"
+    head = "method | seeds | accuracy % | gain, points | 95 % interval | CPU s/epoch | vs control"
     title = f"**{pair}**: teacher {results['teacher'][pair]}, student {results['students'][pair]}"
     lines = [title, "", f"| {head} |", f"|{'---|' * 7}", *(f"| {row} |" for row, _ in rows)]
     return "\n".join([*lines, *(["", "Failed: " + "; ".join(failed)] if failed else [])])

@@ -175,9 +175,9 @@ def doctor(
 def schema(debug: Debug = False) -> None:
     """Print the JSON schema of the config, for editors."""
     with _errors(debug, as_json=True):
-        from kdpipe.pipeline.config import schema as config_schema
+        from kdpipe.pipeline.published import published
 
-        _json(config_schema().model_json_schema())
+        print(published(), end="")
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kdpipe.pipeline.config import Config, schema
+from kdpipe.pipeline.published import generated, published
 from kdpipe.stages import DEFAULT_RULES, STAGES, Rule
 from kdpipe.targets.errors import ConfigError, UsageError
 
@@ -226,6 +227,11 @@ def undescribed(node: Mapping[str, Any], root: Mapping[str, Any], at: str) -> It
         inner = root["$defs"].get(value.get("$ref", "").rpartition("/")[2], {})
         if not (value.get("description") or inner.get("description") or "const" in value):
             yield f"{at}.{name}"
+
+
+def test_the_published_schema_is_that_of_the_models() -> None:
+    """`kdpipe schema` prints a file, which is what the settings say today."""
+    assert published() == generated(), "make generated"
 
 
 def test_schema() -> None:
