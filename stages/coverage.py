@@ -1,4 +1,4 @@
-"""Do the splits show every class, and keep groups apart? Asked before any pixel is read.
+"""Do the splits show every class, and keep groups apart? Are the labels of the task's kind?
 
 `Task.check_labels` asks whether each label makes sense; here it is whether they do together.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kdpipe.stages.base import Observer
 from kdpipe.stages.sources.base import Contents
+from kdpipe.stages.tasks import Task
 from kdpipe.targets.errors import DataError, listing
 
 if TYPE_CHECKING:
@@ -22,8 +23,27 @@ else:
 _SHOWN = 10
 
 
-def class_count(contents: Contents, declared: int | None) -> int:
-    """How many classes there are: as `declared`, as the source names them, or as labels show.
+def require_kind(contents: Contents, task: Task) -> None:
+    """Raise DataError when the task needs label maps and there are none, or the other way round."""
+    for name, part in contents.parts.items():
+        if part.dense and not task.dense:
+            raise DataError(
+                f"`task: {task.kind}` needs one label per sample, and those of {name} are maps",
+                found=f"{contents.described}; a map for each of {len(part.ids)} images",
+                fix="set `task: segmentation`, or give a source of class numbers or folders",
+            )
+        if task.dense and not part.dense:
+            raise DataError(
+                f"`task: {task.kind}` needs label maps, and {name} has none",
+                found=f"{contents.described}; labels {part.numbers.dtype} of shape"
+                f" {part.numbers.shape}",
+                fix="use `source: {kind: masks, folder: ...}`, a CSV with the column mask instead"
+                " of label, or .npz labels of shape (N, H, W); or set `task: classification`",
+            )
+
+
+def known_classes(contents: Contents, declared: int | None) -> int | None:
+    """How many classes there are: as `declared`, or as the source names them, if it does.
 
     Raises DataError for an empty part, and for more names than declared classes.
     """
@@ -40,9 +60,12 @@ def class_count(contents: Contents, declared: int | None) -> int:
             found=listing(contents.classes or ()),
             fix=f"set data.classes to {len(contents.classes or ())} or more, or drop it",
         )
-    if declared or contents.classes:
-        return declared or len(contents.classes or ())
-    labels = [part.labels for part in contents.parts.values()]
+    return declared or len(contents.classes or ()) or None
+
+
+def shown_classes(contents: Contents) -> int:
+    """How many classes there are, as class numbers show: the largest and one."""
+    labels = [part.numbers for part in contents.parts.values()]
     if not all(np.issubdtype(array.dtype, np.integer) for array in labels):
         return 1  # the task says what is wrong with them
     return max(1, *(int(array.max()) + 1 for array in labels))
@@ -55,25 +78,28 @@ def check_coverage(
     names: Sequence[str] | None,
     declared: bool,
     observer: Observer,
+    unit: Literal["samples", "pixels"] = "samples",
 ) -> list[str]:
     """The names of all `count` classes, once the labels of train and eval have shown them.
 
-    Raises DataError for a class without training samples, which no model can learn; where the
+    `train` and `held` hold the number of each class that occurs, in any order and repetition.
+    Raises DataError for a class without training `unit`, which no model can learn; where the
     user `declared` how many classes there are it is a warning, as is a class absent from eval.
     """
     known = list(names or ())
     gaps = _absent(train, count, known)
     if gaps and not declared:
+        unlabelled = " (what is no label is task.ignore_index)" if unit == "pixels" else ""
         raise DataError(
-            f"{count - len(np.unique(train))} of {count} classes have no training samples",
+            f"{count - len(np.unique(train))} of {count} classes have no training {unit}",
             found=f"without: {gaps}",
-            fix="add samples, correct the labels or raise data.max_train; "
+            fix=f"add samples, correct the labels{unlabelled} or raise data.max_train; "
             f"`data.classes: {count}` lets it pass",
         )
     if gaps:
-        observer.warn(f"no training samples of class {gaps}")
+        observer.warn(f"no training {unit} of class {gaps}")
     if unseen := _absent(held, count, known):
-        observer.warn(f"no eval samples of class {unseen}: nothing is measured of it")
+        observer.warn(f"no eval {unit} of class {unseen}: nothing is measured of it")
     return known + [str(number) for number in range(len(known), count)]
 
 

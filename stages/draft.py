@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from kdpipe.stages.sources.base import Part, PartName
-from kdpipe.stages.split import Purpose, holdout, stratified
+from kdpipe.stages.split import Purpose, holdout, strata, stratified
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +31,13 @@ class Draft:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(n,) class numbers."""
-        return self.part.labels[self.rows].astype(np.int64)
+        """(n,) class numbers; of maps there are none."""
+        return self.part.numbers[self.rows].astype(np.int64)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """(n,) what `stratified` keeps in proportion."""
+        return strata(self.part.labels)[self.rows]
 
     @property
     def groups(self) -> NDArray[np.int64] | None:
@@ -40,23 +45,28 @@ class Draft:
         return None if self.part.groups is None else self.part.groups[self.rows]
 
     def subset(self, most: int | None, seed: int) -> Draft:
-        """At most `most` samples in the proportions of the classes; all of them when None."""
+        """At most `most` samples in the proportions of the strata; all of them when None."""
         if most is None or most >= len(self):
             return self
-        return replace(self, rows=self.rows[stratified(self.labels, most, seed, Purpose.SUBSET)])
+        return replace(self, rows=self.rows[stratified(self.strata, most, seed, Purpose.SUBSET)])
 
     def save(self, out: Path) -> None:
-        """Write labels, groups and ids, as `Dataset` reads them."""
-        np.save(out / f"{self.name}.labels.npy", self.labels)
+        """Write class numbers, groups and ids, as `Dataset` reads them; maps are written apart."""
+        if not self.part.dense:
+            np.save(out / f"{self.name}.labels.npy", self.labels)
         if self.groups is not None:
             np.save(out / f"{self.name}.groups.npy", self.groups)
         ids = [self.part.ids[row] for row in self.rows]
         (out / f"{self.name}.ids.json").write_text(json.dumps(ids), "utf-8")
 
 
-def split_pool(pool: Part, eval_fraction: float, seed: int) -> tuple[Draft, Draft]:
+Drafts: TypeAlias = tuple[Draft, Draft]
+"""Train and eval."""
+
+
+def split_pool(pool: Part, eval_fraction: float, seed: int) -> Drafts:
     """Train and eval out of one pool. Raises DataError when it is too small."""
-    train, held = holdout(pool.labels.astype(np.int64), pool.groups, eval_fraction, seed)
+    train, held = holdout(strata(pool.labels), pool.groups, eval_fraction, seed)
     return Draft("train", pool, train), Draft("eval", pool, held)
 
 

@@ -16,17 +16,35 @@ if TYPE_CHECKING:
 else:
     from kdpipe.targets.lazy import np
 
+_SAMPLES, _PIXELS = 256, 1 << 20
+"""Judged together at most; of dense networks, which keep maps of every size, so many pixels."""
+
 Forward = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 """Model inputs (n, C, H, W) -> outputs (n, ...)."""
 
 
-def evaluate(forward: Forward, split: Split, task: Task, batch: int = 256) -> Outcome:
+def evaluate(forward: Forward, split: Split, task: Task) -> Outcome:
     """Run `forward` over the whole split in order; only one batch is in memory at a time."""
-    parts = [task.outcome(forward(x), y) for x, y in split.batches(batch)]
+    size = together(task, split.preprocess.height, split.preprocess.width)
+    parts = [task.outcome(forward(x), y) for x, y in split.batches(size)]
     return Outcome(
         np.concatenate([part.score for part in parts]),
         np.concatenate([part.prediction for part in parts]),
     )
+
+
+def together(task: Task, height: int, width: int) -> int:
+    """How many images of this size a network of the task may see at once when it is judged."""
+    return max(1, min(_SAMPLES, _PIXELS // (height * width))) if task.dense else _SAMPLES
+
+
+def in_pieces(forward: Forward, size: int) -> Forward:
+    """The same, of `size` samples at a time."""
+
+    def pieces(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.concatenate([forward(x[i : i + size]) for i in range(0, len(x), size)])
+
+    return pieces
 
 
 def network_forward(network: nn.Module) -> Forward:

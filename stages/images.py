@@ -1,6 +1,6 @@
 """Random access to images: pixels in the store, files decoded when asked for, or a choice of those.
 
-Each class is an `Images` of `dataset.py`. None of them holds pixels between two batches.
+Each class is an `Images`, or, for label maps, a `Labels`. None holds pixels between two batches.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kdpipe.stages.pixels import BadImage, Form, decode, each
 from kdpipe.targets.errors import DataError
@@ -28,6 +28,19 @@ class Images(Protocol):
 
     def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The images at `indices`, uint8 (n, H, W, C)."""
+
+
+class Labels(Protocol):
+    """The labels of a split: an array (N,) of class numbers, or maps (N, H, W) in the store."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N,) or (N, H, W)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """The labels at a number, a slice or an array of numbers."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +65,38 @@ class StoredImages:
 
 
 def store_images(path: Path, shape: tuple[int, ...], chunks: Iterable[NDArray[np.uint8]]) -> None:
-    """Write an .npy file of `shape` (N, H, W, C) from chunks (n, H, W, C), one at a time."""
+    """Write an .npy file of `shape` (N, ...) from chunks uint8 (n, ...), one at a time."""
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in chunks:
             file.write(np.ascontiguousarray(chunk).data)
+
+
+@dataclass(frozen=True)
+class StoredMaps:
+    """Label maps in an .npy file, uint8 (N, H, W); all of them, or those at `rows`."""
+
+    path: Path
+    rows: NDArray[np.int64] | None = None
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, H, W)."""
+        count, height, width = np.load(self.path, mmap_mode="r").shape
+        return count if self.rows is None else len(self.rows), height, width
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: int | slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copy maps (H, W) or (n, H, W) out of the file, which is mapped anew each time."""
+        maps: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
+        return np.array(maps[key if self.rows is None else self.rows[key]])
+
+    def pick(self, rows: NDArray[np.int64]) -> StoredMaps:
+        """Those at `rows` of these."""
+        return StoredMaps(self.path, rows if self.rows is None else self.rows[rows])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from kdpipe.stages.base import Work
 from kdpipe.stages.choice import choice
-from kdpipe.stages.draft import Draft
+from kdpipe.stages.draft import Draft, Drafts
 from kdpipe.stages.images import store_images
 from kdpipe.stages.pixels import Form, Histogram
 from kdpipe.stages.sources import SOURCES
@@ -51,15 +51,19 @@ class Pictures(BaseModel):
     )
 
     def write(
-        self, drafts: tuple[Draft, Draft], names: tuple[str, str], where: str, work: Work
+        self,
+        drafts: Drafts,
+        names: tuple[str, str],
+        form: Form,
+        faults: Faults,
+        where: str,
+        work: Work,
     ) -> Preprocess:
         """Decode everything once and say how it is normalised; files go to `<name>.images.npy`.
 
         Of an empty name only the checksums of its files are kept, under the draft's own name.
+        Raises DataError naming all `faults`: those of its files, and those that came with it.
         """
-        form = self._form(drafts, where)
-        self.check_form(form, where)
-        faults: Faults = {}
         histogram = Histogram(form.channels)
         for draft, name in zip(drafts, names, strict=True):
             chunks = _watched(draft.part.frames.chunks(draft.rows, form, faults), draft, work)
@@ -72,13 +76,7 @@ class Pictures(BaseModel):
             else:
                 checksums = [checksum for chunk in chunks for checksum in chunk.checksums]
                 np.save(work.out / f"{draft.name}.checksums.npy", np.array(checksums, np.uint32))
-        if faults:
-            bad = [f"{id} {fault}" for id, fault in faults.items()]
-            raise DataError(
-                f"{len(faults)} image file(s) cannot be used",
-                found=listing(bad, limit=len(bad)),
-                fix="replace or remove them",
-            )
+        refuse_faults(faults)
         return self._preprocess(form, histogram, where)
 
     def check_form(self, form: Form, where: str) -> None:
@@ -91,8 +89,13 @@ class Pictures(BaseModel):
                     fix=f"give one {name} per channel, or set {where}.channels",
                 )
 
-    def _form(self, drafts: tuple[Draft, Draft], where: str) -> Form:
-        """What the settings say, completed by what the images are."""
+    def form(self, drafts: Drafts, where: str) -> Form:
+        """What the settings say, completed by what the images are. Raises as `check_form` does."""
+        form = self._form(drafts, where)
+        self.check_form(form, where)
+        return form
+
+    def _form(self, drafts: Drafts, where: str) -> Form:
         size = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
         if size and self.channels:
             return Form(*size, self.channels)
@@ -119,6 +122,17 @@ class Pictures(BaseModel):
                 fix=f"check the images, or set {where}.std",
             )
         return Preprocess(form.height, form.width, self.mean or mean, self.std or std)
+
+
+def refuse_faults(faults: Faults) -> None:
+    """Raise DataError naming every file that cannot be used."""
+    if faults:
+        bad = [f"{id} {fault}" for id, fault in faults.items()]
+        raise DataError(
+            f"{len(faults)} image file(s) cannot be used",
+            found=listing(bad, limit=len(bad)),
+            fix="replace or remove them",
+        )
 
 
 def _watched(chunks: Iterable[Chunk], draft: Draft, work: Work) -> Iterator[Chunk]:

@@ -33,6 +33,7 @@ ALPHA_MODES = frozenset({"LA", "PA", "RGBA"})
 CHUNK_BYTES = 4 << 20
 """About how many bytes of pixels are in memory at a time while a data set is read."""
 
+S = TypeVar("S")
 T = TypeVar("T")
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
 _PIECE = 1 << 18
@@ -86,15 +87,8 @@ def decode(path: Path, form: Form) -> tuple[NDArray[np.uint8], int]:
         image.load()
         return form.fit(ImageOps.exif_transpose(image))
 
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise BadImage("does not exist") from None
-    except OSError as error:
-        raise BadImage(error.strerror or str(error)) from error
-    if not data:
-        raise BadImage("is empty (0 bytes)")
-    return _opened(BytesIO(data), read), zlib.crc32(data)
+    data = content(path)
+    return opened(BytesIO(data), read), zlib.crc32(data)
 
 
 def measure(path: Path) -> tuple[int, int, int]:
@@ -106,15 +100,44 @@ def measure(path: Path) -> tuple[int, int, int]:
             width, height = height, width
         return height, width, 1 if image.mode in GREY_MODES else 3
 
-    return _opened(path, read)
+    return opened(path, read)
 
 
-def each(paths: Sequence[Path], read: Callable[[Path], T]) -> list[T | BadImage]:
-    """Apply `read` to all `paths` in a few threads; what is wrong with a file takes its place."""
+def content(path: Path) -> bytes:
+    """All bytes of a file. Raises BadImage when there are none."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise BadImage("does not exist") from None
+    except OSError as error:
+        raise BadImage(error.strerror or str(error)) from error
+    if not data:
+        raise BadImage("is empty (0 bytes)")
+    return data
 
-    def attempt(path: Path) -> T | BadImage:
+
+def opened(
+    source: Path | BytesIO,
+    read: Callable[[Image.Image], T],
+    formats: tuple[str, ...] = FORMATS,
+    expected: str = "a JPEG, PNG, BMP or WebP image",
+) -> T:
+    """What `read` makes of a picture. Raises BadImage, whatever its decoder may raise."""
+    try:
+        with Image.open(source, formats=formats) as image:
+            return read(image)
+    except UnidentifiedImageError:
+        raise BadImage(f"is not {expected}") from None
+    except Exception as error:  # a decoder fed with damaged bytes may raise anything
+        raise BadImage(str(error) or type(error).__name__) from error
+
+
+def each(items: Sequence[S], read: Callable[[S], T]) -> list[T | BadImage]:
+    """Apply `read` to all `items` in a few threads; what is wrong with one takes its place."""
+
+    def attempt(item: S) -> T | BadImage:
         try:
-            return read(path)
+            return read(item)
         except BadImage as bad:
             return bad
 
@@ -122,7 +145,7 @@ def each(paths: Sequence[Path], read: Callable[[Path], T]) -> list[T | BadImage]
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     Image.init()  # PIL loads its decoders on first use, which is not safe among threads
     with ThreadPoolExecutor(_THREADS) as pool:  # a pool of its own: it survives no fork
-        return list(pool.map(attempt, paths))
+        return list(pool.map(attempt, items))
 
 
 class Histogram:
@@ -146,16 +169,6 @@ class Histogram:
         mean = weights @ levels
         std = np.sqrt((weights * (levels - mean[:, None]) ** 2).sum(axis=1))
         return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _opened(source: Path | BytesIO, read: Callable[[Image.Image], T]) -> T:
-    try:
-        with Image.open(source, formats=FORMATS) as image:
-            return read(image)
-    except UnidentifiedImageError:
-        raise BadImage("is not a JPEG, PNG, BMP or WebP image") from None
-    except Exception as error:  # a decoder fed with damaged bytes may raise anything
-        raise BadImage(str(error) or type(error).__name__) from error
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

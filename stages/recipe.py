@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import (
@@ -23,7 +24,11 @@ _SETTINGS = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Mixing(BaseModel):
-    """Training on blends of two samples, labels too. With both kinds, a coin decides per batch."""
+    """Training on blends of two samples, labels too. With both kinds, a coin decides per batch.
+
+    Mixup weighs the losses of both labels, or label maps; so does cutmix of class labels. Cutmix of
+    maps pastes the same box of the other map: every pixel keeps the label that it came with.
+    """
 
     model_config = _SETTINGS
 
@@ -35,7 +40,10 @@ class Mixing(BaseModel):
     )
 
     def apply(self, batch: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Blend `input` with a permutation of itself; adds `mixed_target` and `mix`, the share."""
+        """Blend `input` with a permutation of itself; adds `mixed_target` and `mix`, the share.
+
+        The loss is `mix` times that of `target` and `1 - mix` times that of `mixed_target`.
+        """
         if not self.mixup and not self.cutmix:
             return batch
         import torch
@@ -43,26 +51,39 @@ class Mixing(BaseModel):
         pastes = bool(self.cutmix) and (not self.mixup or rng.random() < 0.5)
         alpha = self.cutmix if pastes else self.mixup
         lam = float(rng.beta(alpha, alpha))
-        x = batch["input"]
+        x, y = batch["input"], batch["target"]
         other = torch.from_numpy(rng.permutation(len(x))).to(x.device)
+        partner = y[other]
         if pastes:
-            blend, lam = _pasted(x, x[other], lam, rng)
+            box, lam = _box(x.shape[-2:], lam, rng)
+            blend = _pasted(x, x[other], box)
+            if y.ndim == 3:  # maps (B, H, W): one target says it all, and its share is 1
+                y = partner = _pasted(y, partner, box)
+                lam = 1.0
         else:
             blend = lam * x + (1 - lam) * x[other]
-        mixed = {"mixed_target": batch["target"][other], "mix": x.new_tensor(lam)}
-        return {**batch, "input": blend, **mixed}
+        mixed = {"mixed_target": partner, "mix": x.new_tensor(lam)}
+        return {**batch, "input": blend, "target": y, **mixed}
 
 
-def _pasted(x: Tensor, other: Tensor, lam: float, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """`x` with a box of `other`, about (1 - lam) of the area; and the share of `x` that stays."""
-    height, width = x.shape[-2:]
+def _box(
+    size: Sequence[int], lam: float, rng: np.random.Generator
+) -> tuple[tuple[slice, slice], float]:
+    """Rows and columns of about (1 - lam) of the area, and the share that is outside of them."""
+    height, width = size
     half_h, half_w = (side * (1 - lam) ** 0.5 / 2 for side in (height, width))
     y, z = rng.integers(height), rng.integers(width)
     top, bottom = max(0, round(y - half_h)), min(height, round(y + half_h))
     left, right = max(0, round(z - half_w)), min(width, round(z + half_w))
+    share = 1 - (bottom - top) * (right - left) / (height * width)
+    return (slice(top, bottom), slice(left, right)), share
+
+
+def _pasted(x: Tensor, other: Tensor, box: tuple[slice, slice]) -> Tensor:
+    """`x` (..., H, W) with a box of `other`."""
     blend = x.clone()
-    blend[..., top:bottom, left:right] = other[..., top:bottom, left:right]
-    return blend, 1 - (bottom - top) * (right - left) / (height * width)
+    blend[(..., *box)] = other[(..., *box)]
+    return blend
 
 
 class EarlyStopping(BaseModel):

@@ -6,6 +6,7 @@ every platform and with every later NumPy, which `default_rng` does not promise.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -27,6 +28,17 @@ class Purpose(IntEnum):
     SUBSET = 1
     CALIBRATION = 2
     STOPPING = 3
+
+
+def strata(labels: Sized) -> Rows:
+    """(n,) what every draw below keeps in proportion: the class of each sample.
+
+    Where labels are maps no single class belongs to a sample, and all are of one stratum: a draw
+    is plainly random.
+    """
+    if isinstance(labels, np.ndarray) and labels.ndim == 1:
+        return labels.astype(np.int64)
+    return np.zeros(len(labels), np.int64)
 
 
 def holdout(

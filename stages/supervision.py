@@ -30,13 +30,17 @@ def supervised(recipe: Recipe, data: Dataset, weight: float = 1.0, start: int = 
 
 
 def _class_weights(recipe: Recipe, data: Dataset) -> tuple[float, ...] | None:
-    """One weight per class; `balanced` is N / (C n_c), as scikit-learn's `class_weight`."""
+    """One weight per class; `balanced` is N / (C n_c), as scikit-learn's `class_weight`.
+
+    N counts what has a label, samples or pixels. A class without any has nothing to weigh: 0.
+    """
     classes, given = data.outputs, recipe.class_weights
     if given is None:
         return None
     if given == "balanced":
-        counts = np.bincount(np.asarray(data.train.labels).ravel(), minlength=classes)
-        return tuple(float(w) for w in counts.sum() / (classes * np.maximum(counts, 1)))
+        counts = data.task.counts(data.train.labels, len(data.classes))
+        weights = np.where(counts > 0, counts.sum() / (classes * np.maximum(counts, 1)), 0.0)
+        return tuple(float(weight) for weight in weights)
     if len(given) != classes:
         raise UsageError(
             f"`class_weights` needs one weight for each of the {classes} classes",

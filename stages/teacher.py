@@ -12,14 +12,17 @@ from pydantic import Field, model_validator
 from kdpipe.stages.base import Artifact, Stage, Work
 from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.models.source import ModelSettings
-from kdpipe.stages.network import Network, save_network
+from kdpipe.stages.network import Network, require_outputs, save_network
 from kdpipe.stages.paths import UserPath
 from kdpipe.stages.recipe import Recipe
 from kdpipe.stages.tasks import Outcome
 from kdpipe.targets.errors import DataError, StageError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
+else:
+    from kdpipe.targets.lazy import np
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Teacher(ModelSettings, Stage):
         torch.manual_seed(recipe.seed if recipe else 0)
         blueprint = self.blueprint(inputs.data.shape, inputs.data.outputs)
         network = blueprint.build()
+        require_outputs(network, blueprint, inputs.data)
         trained: dict[str, Any] = {}
         if self.weights:
             weights.load(network, self.weights)
@@ -90,11 +94,12 @@ class Teacher(ModelSettings, Stage):
 
 def _refuse_a_guesser(outcome: Outcome, data: Dataset) -> None:
     """Artifacts that agree with a teacher that learned nothing would pass the gate."""
-    varied = (data.eval.labels != data.eval.labels[0]).any()
-    if varied and (outcome.prediction == outcome.prediction[0]).all():
+    varied = np.count_nonzero(data.task.counts(data.eval.labels, len(data.classes))) > 1
+    answer = outcome.prediction.flat[0]
+    if varied and (outcome.prediction == answer).all():
         raise StageError(
             "the teacher has not learned the task: it gives one answer for every eval sample",
-            found=f"{outcome.prediction[0]} for all {len(outcome.score)} samples",
+            found=f"{answer} for all {len(outcome.score)} samples",
             fix="train it longer or with a lower learning_rate; for loaded weights, check that"
             " they belong to this model, and that data.mean and data.std are those it learned with",
         )

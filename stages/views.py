@@ -43,12 +43,18 @@ class View(ABC):
 class Partner(View):
     """Another sample with the same label, each time another one; the sample itself if it is alone.
 
-    (Yun et al. 2020, arXiv:2003.13964)
+    (Yun et al. 2020, arXiv:2003.13964.) Needs one label per sample.
     """
 
     def make(self, draw: Draw) -> NDArray[np.uint8]:
         """One partner for each sample of the batch, augmented for itself."""
-        labels = draw.split.labels
+        if len(draw.split.labels.shape) > 1:
+            raise UsageError(
+                "samples with label maps have no partner of the same class",
+                found=f"labels of shape {draw.split.labels.shape}",
+                fix="use a method without this view, see `kdpipe methods`",
+            )
+        labels = np.asarray(draw.split.labels)
         partners = np.array([self._one(draw, labels, i) for i in draw.indices])
         return draw.augment.apply(draw.split.images[partners], draw.rng)
 

@@ -6,7 +6,7 @@ multi-teacher schemes are other nodes and edges of the same classes. `scheme.py`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -41,7 +41,8 @@ class Node:
     """A network in the graph. `reads` is the key of the batch that it eats.
 
     `classes`: of a specialist, the class number that each of its logits stands for; its students
-    are compared on those logits only, and on samples of those classes.
+    are compared on those logits only, and on samples of those classes. `told` is called before
+    every step with the epochs that have passed, a fraction within one, for what changes then.
     """
 
     module: nn.Module
@@ -50,6 +51,7 @@ class Node:
     reads: str = "input"
     classes: tuple[int, ...] | None = None
     follows: Follow | None = None
+    told: Callable[[float], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,11 @@ are the published ones for the normalisation that is written in the method's own
 
 What methods need: *labels* and *index* come with every train split; *connector* means that it
 learns something that does not ship; *memory* keeps what earlier batches said; *preparation* is a
-phase before the training; *opponent* is a second player with an optimizer of its own; *dense*
-methods are for maps of logits (segmentation), which no task of kdpipe has yet: today they train
-from Python alone, and a config that names one for whole images is refused.
+phase before the training; *opponent* is a second player with an optimizer of its own. *dense*
+methods are for maps of logits (`task: segmentation`), *vectors* methods for one vector per image
+(`task: classification`); a config that mixes the two up is refused before anything runs. Others
+take both: to those on logits each pixel of a map is a sample, also one without a label. What needs
+an *embedding* finds none in a U-Net.
 """
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdpipe.stages.models.blueprint import Blueprint
+    from kdpipe.stages.tasks import Task
     from kdpipe.stages.views import View
 
 Views = tuple["Tensor", ...]
@@ -36,10 +37,16 @@ Shapes = tuple[tuple[int, ...], ...]
 Batch = Mapping[str, "Tensor"]
 """What the loader yields: `input` (B, C, H, W), `target` (B, ...), `index` (B,), and views."""
 Need = Literal[
-    "logits", "features", "embedding", "head", "labels", "index", "dense", "views", "connector",
-    "memory", "opponent", "preparation", "several teachers",
+    "logits", "vectors", "dense", "features", "embedding", "head", "labels", "index", "views",
+    "connector", "memory", "opponent", "preparation", "several teachers",
 ]  # fmt: skip
-"""What a method asks of a run, for people who choose one."""
+"""What a method asks of a run, for people who choose one.
+
+`vectors`: logits (B, C), one vector and one label per image; `dense`: maps (B, C, H, W) of them. A
+method that says neither takes both, each position of a map being a sample.
+"""
+
+_LOGITS = {"vectors": "(B, C), one vector per image", "dense": "(B, C, H, W), maps of pixels"}
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,10 @@ class Method(BaseModel, ABC):
     """Whether `joint_loss` takes all teachers at once; others are called for each teacher."""
     blends: ClassVar[bool] = False
     """Whether it knows what to do with the blended labels of mixup."""
+    copies: ClassVar[bool] = False
+    """Whether it copies modules of the student, which a captured network no longer has."""
+    resizes: ClassVar[bool] = False
+    """Whether it brings maps of logits of two sizes to one; others need them alike."""
     views: ClassVar[Mapping[str, View]] = {}
     """Further entries of the batch that the loader makes for this method, by name."""
 
@@ -120,6 +131,21 @@ class Method(BaseModel, ABC):
     def teacher_roles(self) -> tuple[str, ...]:
         """The teacher's taps, in the order in which `loss` gets their views."""
         return self.teacher_taps or self.taps
+
+    def under(self, task: Task) -> Self:
+        """This method as it reads the labels of `task`.
+
+        Raises UsageError where its needs or settings and the task contradict each other.
+        """
+        needed = "dense" if task.dense else "vectors"
+        other = "vectors" if task.dense else "dense"
+        self.require(
+            other not in self.needs,
+            f"is for logits {_LOGITS[other]}",
+            found=f"task: {task.kind}, whose logits are {_LOGITS[needed]}",
+            fix=f"use a method that does not need '{other}', see `kdpipe methods`",
+        )
+        return self
 
     def build(self, setup: Setup) -> nn.Module | None:
         """Connectors and memories for these shapes; None when there are none.

@@ -38,21 +38,46 @@ def require_batch(terms: Sequence[Term], nodes: Mapping[str, Node], sample: Batc
 def require_outputs(term: Term, shapes: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise UsageError when the networks' logits do not fit the method, or each other."""
     own = shapes[term.to][LOGITS]
+    _require_rank(term, own)
+    classes = own[1] if term.classes is None else len(term.classes)
+    for name, taps in zip(term.of, term.teachers, strict=True):
+        theirs = shapes[name][LOGITS]
+        if LOGITS not in term.student or LOGITS not in taps:
+            continue
+        if theirs[1] != classes:
+            raise UsageError(
+                f"method '{term.method.kind}' compares logits of as many classes",
+                found=f"'{term.to}' has {classes}, '{name}' has {theirs[1]}",
+                fix="say which classes a specialist knows by `classes`, or compare features",
+            )
+        if theirs[2:] != own[2:] and not term.method.resizes:
+            raise UsageError(
+                f"method '{term.method.kind}' compares logits at the same positions",
+                found=f"'{term.to}' gives {own}, '{name}' gives {theirs}",
+                fix="use a method that brings both to one size, such as `pixel_kd`",
+            )
+
+
+def _require_rank(term: Term, own: tuple[int, ...]) -> None:
+    """Vectors or maps of logits: what the method is for, and a specialist can say."""
     if "dense" in term.method.needs and len(own) < 4:
         raise UsageError(
             f"method '{term.method.kind}' compares maps of logits, (B, C, H, W)",
             found=f"logits of shape {own}",
             fix="use it for segmentation; see `kdpipe methods` for others",
         )
-    classes = own[1] if term.classes is None else len(term.classes)
-    for name, taps in zip(term.of, term.teachers, strict=True):
-        theirs = shapes[name][LOGITS][1]
-        if theirs != classes and LOGITS in term.student and LOGITS in taps:
-            raise UsageError(
-                f"method '{term.method.kind}' compares logits of as many classes",
-                found=f"'{term.to}' has {classes}, '{name}' has {theirs}",
-                fix="say which classes a specialist knows by `classes`, or compare features",
-            )
+    if "vectors" in term.method.needs and len(own) > 2:
+        raise UsageError(
+            f"method '{term.method.kind}' needs one vector of logits per image, (B, C)",
+            found=f"logits of shape {own}",
+            fix="use `pixel_kd`, or another method that takes an output for every pixel",
+        )
+    if term.classes is not None and len(own) > 2:
+        raise UsageError(
+            f"'{term.of[0]}' knows some classes only, which has no meaning for maps of logits",
+            found=f"logits of shape {own}, `classes` of a teacher",
+            fix="use a teacher of all classes",
+        )
 
 
 def _require(method: Method, sample: Batch) -> None:
@@ -69,7 +94,7 @@ def _require(method: Method, sample: Batch) -> None:
     unblended = [need for need in method.needs if need in _OF_SINGLE_SAMPLES]
     if "mix" in sample and unblended and not method.blends:
         raise UsageError(
-            f"method '{method.kind}' needs {unblended[0]} of single samples, which mixing blends",
+            f"method '{method.kind}' needs {unblended[0]} of single samples, and mixing joins two",
             found="`mixing` in the recipe",
             fix="remove `mixing`, or use methods that need none of labels, index and views",
         )

@@ -68,6 +68,9 @@ class Scheme(nn.Module):
 
         A term whose weight is 0 at this epoch is not computed: it may not even be finite yet.
         """
+        for node in self.nodes.values():
+            if node.told:
+                node.told(epoch)
         seen = {name: self._see(name, batch) for name in self.nodes}
         terms = {
             term.name: self._weighted(term, state, seen, batch, epoch)

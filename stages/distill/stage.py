@@ -32,9 +32,11 @@ from kdpipe.stages.distill.schemes.perform import perform
 from kdpipe.stages.distill.synthesis import SYNTHESES, Synthesis
 from kdpipe.stages.distill.synthesis.base import Canvas
 from kdpipe.stages.distill.teachers import FurtherTeacher, chain_teacher
+from kdpipe.stages.distill.windows import require_terms
 from kdpipe.stages.network import Network, judge, save_network
 from kdpipe.stages.recipe import Recipe
 from kdpipe.stages.student import Architecture
+from kdpipe.stages.tasks import Task
 from kdpipe.targets.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,8 +64,17 @@ class Control(BaseModel):
     )
 
 
+CONTROL = "control"
+
+
 class Distilled(Network):
     """The output of the distill stage: the student that ships, and what the pairs scored."""
+
+    @cached_property
+    def control(self) -> Network | None:
+        """The control of the student that ships; None where none was trained."""
+        folder = self.folder / CONTROL
+        return Network(folder) if folder.is_dir() else None
 
     @cached_property
     def pairs(self) -> list[dict[str, float]]:
@@ -85,6 +96,7 @@ class Distill(Recipe, Stage):
     """Train the student to imitate the teacher, beside a control without the teacher."""
 
     name: ClassVar[str] = "distill"
+    version: ClassVar[int] = 2  # the control's weights are kept
     packages: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     Inputs: ClassVar[type] = DistillInputs
     Output: ClassVar[type[Artifact]] = Distilled
@@ -149,7 +161,27 @@ class Distill(Recipe, Stage):
             teacher.check(f"distill.teachers[{number}]")
         self.scheme.check(self.methods, self, self.supervised)
         self._check_teachers()
-        self._check_epochs()
+        labels_from = self.supervised_from if self.supervised else self.epochs
+        require_terms("distill", self.methods, self.epochs, labels_from)
+
+    def check_task(self, task: Task) -> None:
+        """Raise UsageError for methods, teachers and a source that are for another kind of task."""
+        for method in self.methods:
+            method.under(task)
+        for teacher in self.teachers:
+            teacher.check_task(task)
+        if task.dense and self.source:
+            raise UsageError(
+                f"distill.source: {self.source.kind} makes images for classifiers",
+                found=f"task: {task.kind}",
+                fix="remove `source` and learn from the data",
+            )
+        if task.dense and any(teacher.classes for teacher in self.teachers):
+            raise UsageError(
+                "distill.teachers: a specialist is compared on whole images of its classes",
+                found=f"`classes` of a teacher, task: {task.kind}",
+                fix="use teachers of all classes",
+            )
 
     def run(self, inputs: DistillInputs, work: Work) -> None:
         """Train a pair per seed; the first distilled student is the one that ships."""
@@ -158,16 +190,21 @@ class Distill(Recipe, Stage):
         pairs: list[dict[str, float]] = []
         for seed in seeds:
             pair: dict[str, float] = {"seed": seed}
-            network, blueprint, trained = self._train(inputs, work, seed, "distilled")
-            pair["distilled"] = judge(network, inputs.data).mean
-            if seed == self.seed:
-                save_network(work.out, network, blueprint, inputs.data, **trained)
+            pair["distilled"] = self._member(inputs, work, seed, "distilled", work.out)
             if self.control:
-                twin, _, _ = self._train(inputs, work, seed, "control")
-                pair["control"] = judge(twin, inputs.data).mean
+                pair["control"] = self._member(inputs, work, seed, "control", work.out / CONTROL)
             pairs.append(pair)
             work.observer.fact("pair", **pair)
         (work.out / "pairs.json").write_text(json.dumps(pairs, indent=1))
+
+    def _member(
+        self, inputs: DistillInputs, work: Work, seed: int, role: str, folder: Path
+    ) -> float:
+        """Train one network and return its score; that of the first seed is kept in `folder`."""
+        network, blueprint, trained = self._train(inputs, work, seed, role)
+        if seed != self.seed:
+            return judge(network, inputs.data).mean
+        return save_network(folder, network, blueprint, inputs.data, **trained).mean
 
     def _train(
         self, inputs: DistillInputs, work: Work, seed: int, role: str
@@ -177,7 +214,7 @@ class Distill(Recipe, Stage):
             student=inputs.student.blueprint,
             recipe=self.model_copy(update={"seed": seed}),
             data=inputs.data,
-            methods=self.methods,
+            methods=tuple(method.under(inputs.data.task) for method in self.methods),
             weight=self.supervised,
             labels_from=self.supervised_from,
             hire=lambda: self._hire(inputs),
@@ -203,25 +240,6 @@ class Distill(Recipe, Stage):
             f"teacher{number + 2}": teacher.load(inputs.data, f"distill.teachers[{number}]")
             for number, teacher in enumerate(self.teachers)
         }
-
-    def _check_epochs(self) -> None:
-        """Every term must count in some epoch, and every epoch have a term."""
-        late = [f"{m.kind}: start {m.start}" for m in self.methods if m.start >= self.epochs]
-        if late:
-            raise UsageError(
-                "distill.methods: a method starts after the last epoch",
-                found=f"{late[0]}, epochs: {self.epochs}",
-                fix="lower `start`, or raise `epochs`",
-            )
-        labels = self.supervised_from if self.supervised else self.epochs
-        windows = [(m.start, m.stop or self.epochs) for m in self.methods if m.weight]
-        for epoch in range(min(labels, self.epochs)):
-            if not any(start <= epoch < stop for start, stop in windows):
-                raise UsageError(
-                    f"distill: there is nothing to learn from in epoch {epoch}",
-                    found="no method counts then, nor do the labels",
-                    fix="change `start` and `stop` of a method, or `supervised_from`",
-                )
 
     def _check_teachers(self) -> None:
         """Every teacher that is given must have pupils, and pupils a teacher."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from kdpipe.stages.distill.points import Handle, NoPoint, Parameter, Points, Side, points_of
 from kdpipe.targets.errors import UsageError, listing
 
 LOGITS = "logits"
 """The role that every network has: its output."""
 _STAGES, _LAST, _HEAD = "stages", "last", "head"
-_PARAMETERS = ("weight", "bias")
-_SIDES = ("", "in", "pre", *_PARAMETERS)
-_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.PReLU)
 
 
 @dataclass(frozen=True)
@@ -79,11 +76,12 @@ class Tapped(nn.Module):
         self._recorded: list[str] = []
         self._versions: dict[str, int] | None = None
         self._overwritten: set[str] = set()
-        self._handles: list[RemovableHandle] = []
-        self._parameters_of: dict[str, tuple[str, str]] = {}
+        self._handles: list[Handle] = []
+        self._parameters_of: dict[str, tuple[Parameter, Parameter | None]] = {}
+        points = points_of(module)
         for tap in dict.fromkeys(wanted):
             if tap != LOGITS:
-                self._install(tap, taps)
+                self._install(tap, taps, points)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """x (B, C, H, W) -> {tap: tensor}."""
@@ -113,54 +111,53 @@ class Tapped(nn.Module):
         changed = {tap for tap, was in versions.items() if self._seen[tap]._version != was}
         self._overwritten |= changed
 
-    def _install(self, tap: str, taps: Mapping[str, str]) -> None:
-        modules = dict(self.module.named_modules())
+    def _install(self, tap: str, taps: Mapping[str, str], points: Points) -> None:
         role, _, side = tap.partition(":")
         named = taps.get(role) or (taps.get(LOGITS, role) if role == _HEAD else role)
         path, _, declared = named.partition(":")
         side = side or declared
-        if path not in modules or side not in _SIDES:
-            raise self._unknown(tap, taps, modules)
-        if side in _PARAMETERS:
-            if not isinstance(getattr(modules[path], "weight", None), Tensor):
-                raise self._unknown(tap, taps, modules)
-            self._parameters_of[tap] = (path, side)
-            return
-        self._recorded.append(tap)
-        module = self._activation(tap, modules[path]) if side == "pre" else modules[path]
-        if side:
-            hook = self._input_recorder(tap)
-            handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-        else:
-            handle = module.register_forward_hook(self._recorder(tap))
-        self._handles.append(handle)
+        if path not in ("", *points.paths()):
+            raise self._unknown(tap, taps, points)
+        weight = points.parameter(path, "weight") if side in ("weight", "bias") else None
+        match side:
+            case "" | "in" | "pre":
+                self._watch(tap, path, side, points)
+            case "weight" if weight:
+                self._parameters_of[tap] = (weight, weight)
+            case "bias" if weight:
+                self._parameters_of[tap] = (weight, points.parameter(path, "bias"))
+            case _:
+                raise self._unknown(tap, taps, points)
 
-    def _activation(self, tap: str, module: nn.Module) -> nn.Module:
-        found = [inner for inner in module.modules() if isinstance(inner, _ACTIVATIONS)]
-        if found:
-            return found[-1]
-        raise UsageError(
-            f"tap '{tap}': there is no activation module in it",
-            found=f"{type(module).__name__} with {listing([n for n, _ in module.named_modules()])}",
-            fix="give the path of the module before the activation",
-        )
+    def _watch(self, tap: str, path: str, side: Side, points: Points) -> None:
+        def record(found: Any) -> None:
+            self._record(tap, found)
+
+        try:
+            self._handles.append(points.watch(path, side, record))
+        except NoPoint as missing:
+            raise UsageError(
+                f"tap '{tap}': there is no activation module in it",
+                found=str(missing),
+                fix="give the path of the module before the activation",
+            ) from None
+        self._recorded.append(tap)
 
     def _read_parameters(self) -> dict[str, Tensor]:
         found = {}
-        for tap, (path, name) in self._parameters_of.items():
-            module = self.module.get_submodule(path)
-            weight: Any = module.weight
-            bias = module.bias if isinstance(module.bias, Tensor) else weight.new_zeros(len(weight))
-            found[tap] = weight.flatten(1) if name == "weight" else bias
+        for tap, (weight, own) in self._parameters_of.items():
+            if own is None:
+                value: Tensor = getattr(*weight)
+                found[tap] = value.new_zeros(len(value))
+            else:
+                value = getattr(*own)
+                found[tap] = value.flatten(1) if own == weight else value
         return found
 
-    def _unknown(
-        self, tap: str, taps: Mapping[str, str], modules: Mapping[str, nn.Module]
-    ) -> UsageError:
-        paths = [name for name in modules if name]
+    def _unknown(self, tap: str, taps: Mapping[str, str], points: Points) -> UsageError:
         return UsageError(
             f"tap '{tap}' does not exist in {type(self.module).__name__}",
-            found=f"roles {listing([LOGITS, *taps])}; modules {listing(paths, 12)}",
+            found=f"roles {listing([LOGITS, *taps])}; modules {listing(points.paths(), 12)}",
             fix="use one of these roles or module paths under `taps`",
         )
 
@@ -172,18 +169,6 @@ class Tapped(nn.Module):
             found=f"{network}: {ran}",
             fix="tap a module inside it, or one that the forward pass runs",
         )
-
-    def _recorder(self, tap: str) -> Callable[..., None]:
-        def record(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
-            self._record(tap, output)
-
-        return record
-
-    def _input_recorder(self, tap: str) -> Callable[..., None]:
-        def record(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            self._record(tap, next(iter((*inputs, *named.values())), None))
-
-        return record
 
     def _record(self, tap: str, found: Any) -> None:
         if tap in self._overwritten:

@@ -11,7 +11,7 @@ from pydantic import Field, StrictInt, model_validator
 from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.schemes.base import Actor
 from kdpipe.stages.models.source import ModelSettings
-from kdpipe.stages.network import Network
+from kdpipe.stages.network import Network, require_outputs
 from kdpipe.stages.paths import UserPath
 from kdpipe.targets.errors import DataError, UsageError, listing
 
@@ -59,6 +59,7 @@ class FurtherTeacher(ModelSettings):
             data.shape_of(self.reads), len(classes) if classes else data.outputs
         )
         network = blueprint.build(pretrained=self.weights is None).eval()
+        require_outputs(network, blueprint, data)
         if self.weights:
             weights.load(network, self.weights)
         taps = blueprint.taps_of(network)

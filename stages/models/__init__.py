@@ -10,9 +10,11 @@ from kdpipe.stages.models.family import Family as Family
 from kdpipe.stages.models.family import did_you_mean
 from kdpipe.stages.models.mobilenet import MobileNet
 from kdpipe.stages.models.resnet import ResNet
+from kdpipe.stages.models.unet import UNet
+from kdpipe.stages.models.vit import ViT
 from kdpipe.targets.errors import UsageError
 
-FAMILIES: tuple[Family, ...] = (ResNet(), MobileNet(), DSCNN())
+FAMILIES: tuple[Family, ...] = (ResNet(), MobileNet(), DSCNN(), ViT(), UNet())
 
 
 def names() -> tuple[str, ...]:

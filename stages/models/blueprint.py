@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,7 +29,8 @@ class Blueprint:
 
     `model`: as in a config. `shape`: C, H, W of one input. `sha256`: of the user's file, "" for a
     name; for an ONNX file with external data, of the file and then its data in order of name.
-    `graft`: the head of another network that it got, with the projector before it.
+    `graft`: the head of another network that it got, with the projector before it. `substitute`:
+    activations of its own that were replaced, by what (`substitute.py`).
     """
 
     model: str
@@ -38,6 +39,7 @@ class Blueprint:
     classes: int
     sha256: str = ""
     graft: Graft | None = None
+    substitute: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def in_channels(self) -> int:
@@ -57,7 +59,10 @@ class Blueprint:
         With a graft the last stage includes the projector.
         """
         reference = self._reference()
-        return family_of(reference.name).taps if reference.kind == "zoo" else {}
+        if reference.kind != "zoo":
+            return {}
+        family = family_of(reference.name)
+        return family.taps_of(reference.name, family.arguments(reference.name, self.arguments))
 
     def taps_of(self, model: nn.Module) -> Mapping[str, str]:
         """{role: module path} of `model`, which `build` made: declared by its family, or found.
@@ -76,7 +81,8 @@ class Blueprint:
         `pretrained=False` overrules timm's argument of that name, for a network whose stored
         weights are loaded next: nothing needs to be downloaded for it.
         Raises DataError when the user's file changed since the blueprint was drawn, UsageError
-        when it does not give a network for this shape and number of classes.
+        when it does not give a network for this shape and number of classes, or has no activation
+        that is to be replaced.
         """
         reference = self._reference()
         found = content_digest(reference)
@@ -88,6 +94,10 @@ class Blueprint:
             )
         plan = self if pretrained else self._bare()
         model = _BUILDERS[reference.kind](reference, plan)
+        if self.substitute:
+            from kdpipe.stages.models.substitute import substitute
+
+            substitute(model, self.substitute)
         if self.graft:
             self.graft.onto(model)
         if reference.kind != "zoo":
@@ -97,8 +107,8 @@ class Blueprint:
     def builds_same(self, other: Blueprint) -> bool:
         """Whether both build one architecture, wherever the user's file lies by now."""
         names = (self._reference().name, other._reference().name)
-        mine = (self.arguments, self.sha256, self.graft)
-        same = mine == (other.arguments, other.sha256, other.graft)
+        mine = (self.arguments, self.sha256, self.graft, self.substitute)
+        same = mine == (other.arguments, other.sha256, other.graft, other.substitute)
         return same and names[0] == names[1]
 
     def shrink(self, depth: float, width: float) -> Blueprint:
@@ -192,6 +202,7 @@ def content_digest(reference: Reference) -> str:
 def _zoo(reference: Reference, plan: Blueprint) -> nn.Module:
     family = family_of(reference.name)
     arguments = family.arguments(reference.name, plan.arguments)
+    family.check_size(reference.name, arguments, *plan.shape[1:])
     return family.build(reference.name, arguments, plan.in_channels, plan.classes)
 
 
@@ -226,7 +237,10 @@ _BUILDERS: Mapping[Kind, Callable[[Reference, Blueprint], nn.Module]] = {
 
 
 def _check_output(model: nn.Module, plan: Blueprint) -> None:
-    """UsageError unless the model maps (2, C, H, W) to logits (2, classes) or a map of them."""
+    """UsageError unless the model maps (2, C, H, W) to logits (2, classes) or a map of them.
+
+    The map may be smaller than the input, as those of most segmentation networks are.
+    """
     from torch import Tensor
 
     from kdpipe.stages.models.dry_run import dry_run
@@ -241,9 +255,10 @@ def _check_output(model: nn.Module, plan: Blueprint) -> None:
             fix="correct `arguments`, or the image size and channels of `data`",
         ) from error
     shape = tuple(output.shape) if isinstance(output, Tensor) else None
-    if shape not in (wanted, (*wanted, *plan.shape[1:])):
+    if shape is None or shape[:2] != wanted or len(shape) not in (2, 4):
         raise UsageError(
-            f"model '{plan.model}' must return a tensor of shape {wanted} for {fed}",
+            f"model '{plan.model}' must return a tensor of shape {wanted} for {fed},"
+            f" or (2, {plan.classes}, h, w) where every pixel has a class",
             found=f"shape {shape}" if shape else type(output).__name__,
             fix="give it the number of classes through `arguments`, and return logits alone",
         )

@@ -57,6 +57,8 @@ class Family(ABC):
 
     summary: ClassVar[str]
     taps: ClassVar[Mapping[str, str]]
+    dense: ClassVar[bool] = False
+    """Whether it gives logits for every pixel, (N, classes, H, W), and not for the image."""
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:
@@ -80,8 +82,18 @@ class Family(ABC):
     def build(self, name: str, arguments: Arguments, in_channels: int, classes: int) -> nn.Module:
         """The network, (N, in_channels, H, W) -> logits (N, classes), for any H, W >= 8.
 
-        Weights are drawn from torch's global generator: seed it first.
+        A `dense` one gives (N, classes, H, W), for the H, W that pass `check_size`. Weights are
+        drawn from torch's global generator: seed it first.
         """
+
+    def taps_of(self, name: str, arguments: Arguments) -> Mapping[str, str]:
+        """{role: module path} of this very network, where it depends on the arguments."""
+        return self.taps
+
+    def check_size(  # noqa: B027 (most take any size)
+        self, name: str, arguments: Arguments, height: int, width: int
+    ) -> None:
+        """Raise UsageError when the network cannot take images of this size."""
 
     def arguments(self, name: str, given: Arguments) -> dict[str, Argument]:
         """`given` completed by the defaults; UsageError for an unknown or unfit argument."""

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from kdpipe.stages.models import FAMILIES, family_of
 from kdpipe.stages.models.blueprint import Blueprint as Blueprint
 from kdpipe.stages.models.blueprint import check_arguments, content_digest
 from kdpipe.stages.models.family import Argument
 from kdpipe.stages.models.reference import ModelReference
+from kdpipe.stages.tasks import Task
 from kdpipe.targets.errors import UsageError
 
 
@@ -37,6 +39,21 @@ class ModelSettings(BaseModel):
     def files(self) -> Mapping[str, Path]:
         """The user's files behind the model: {"model.file": path, "model.data.0": path}."""
         return {f"model.{name}": path for name, path in self.model.files.items()}
+
+    def check_task(self, task: Task) -> None:
+        """Raise UsageError for a network of the zoo that is for another kind of task.
+
+        What other networks give is seen when they are built.
+        """
+        if self.model.kind != "zoo" or family_of(self.model.name).dense == task.dense:
+            return
+        fitting = [name for f in FAMILIES if f.dense == task.dense for name in f.names()]
+        gives = "an image" if task.dense else "every pixel"
+        raise UsageError(
+            f"model '{self.model}' gives logits for {gives}, which is not what {task.kind} needs",
+            found=f"task: {task.kind}, model: {self.model}",
+            fix=f"use one of {', '.join(fitting)}, a model of your own, or another task",
+        )
 
     def blueprint(self, shape: tuple[int, int, int], classes: int) -> Blueprint:
         """The model for inputs of `shape` (C, H, W) and `classes` outputs."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
@@ -65,17 +66,55 @@ class Frames(Protocol):
         """
 
 
+class Maps(Protocol):
+    """The label maps of one part, one for each image, read as a stream."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What people call them: (N,) paths of mask files, or numbers in the user's file."""
+
+    def __len__(self) -> int: ...
+
+    def chunks(
+        self, rows: NDArray[np.int64], form: Form, faults: Faults
+    ) -> Iterator[NDArray[np.uint8]]:
+        """The maps at ascending `rows`, uint8 (n, H, W) of the size of `form`, in order.
+
+        What cannot be decoded is left out and noted in `faults`. Raises DataError when the
+        stream itself is broken.
+        """
+
+
 @dataclass(frozen=True)
 class Part:
     """The samples of a split that the source declares, or of a pool that is to be split.
 
-    `labels`: (N,) numbers. `groups`: (N,) numbers, the same over all parts of a source.
+    `labels`: (N,) numbers, or maps. `groups`: (N,) numbers, the same over all parts of a source.
     """
 
     ids: tuple[str, ...]
-    labels: NDArray[np.generic]
+    labels: NDArray[np.generic] | Maps
     frames: Frames
     groups: NDArray[np.int64] | None = None
+
+    @property
+    def dense(self) -> bool:
+        """Whether labels are maps."""
+        return not isinstance(self.labels, np.ndarray)
+
+    @property
+    def numbers(self) -> NDArray[np.generic]:
+        """The labels (N,). Raises TypeError where they are maps."""
+        if not isinstance(self.labels, np.ndarray):
+            raise TypeError("these labels are maps")
+        return self.labels
+
+    @property
+    def maps(self) -> Maps:
+        """The labels as maps. Raises TypeError where they are numbers."""
+        if isinstance(self.labels, np.ndarray):
+            raise TypeError("these labels are numbers")
+        return self.labels
 
 
 @dataclass(frozen=True)
@@ -115,6 +154,16 @@ class Source(BaseModel, ABC):
     @abstractmethod
     def read(self) -> Contents:
         """Which samples there are. Raises DataError when the files contradict themselves."""
+
+
+@contextmanager
+def standing_under(key: str) -> Iterator[None]:
+    """Let errors of a source that is not `data.source` name its own key in what to type."""
+    try:
+        yield
+    except DataError as error:
+        error.fix = error.fix.replace("data.source", key)
+        raise
 
 
 def require(path: Path, there: Callable[[Path], bool], what: str, fix: str) -> None:

@@ -11,15 +11,13 @@ from pydantic import Field
 from kdpipe.stages.base import Files
 from kdpipe.stages.paths import UserPath
 from kdpipe.stages.sources.base import EVAL_NAMES, Contents, Part, PartName, Source, require
-from kdpipe.stages.sources.listed import FileFrames
+from kdpipe.stages.sources.listed import FileFrames, files_under, folders_in, is_image
 from kdpipe.targets.errors import DataError, listing
 
 if TYPE_CHECKING:
     import numpy as np
 else:
     from kdpipe.targets.lazy import np
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
 class Folder(Source):
@@ -38,8 +36,8 @@ class Folder(Source):
     def files(self) -> Mapping[str, Files]:
         """The images, and the folders that name classes: one without images is a class too."""
         roots = self._roots().values()
-        classes = [root / name for root in roots for name in _folders(root)]
-        images = [path for root in roots for _, path in _members(root) if _is_image(path)]
+        classes = [root / name for root in roots for name in folders_in(root)]
+        images = [path for root in roots for _, path in _members(root) if is_image(path)]
         return {"folder": Files(self.folder, tuple(map(self._id, [*classes, *images])))}
 
     def places(self) -> Collection[str]:
@@ -53,7 +51,7 @@ class Folder(Source):
     def read(self) -> Contents:
         """List all files."""
         roots = self._roots()
-        classes = tuple(sorted({name for root in roots.values() for name in _folders(root)}))
+        classes = tuple(sorted({name for root in roots.values() for name in folders_in(root)}))
         others: list[str] = []
         parts = {name: self._part(root, classes, others) for name, root in roots.items()}
         sizes = ", ".join(f"{len(part.ids)} {name}" for name, part in parts.items())
@@ -63,7 +61,7 @@ class Folder(Source):
     def _roots(self) -> dict[PartName, Path]:
         fix = "set data.source.folder to the folder that holds train/ and eval/, or the classes"
         require(self.folder, Path.is_dir, "the folder of images", fix)
-        inside = _folders(self.folder)
+        inside = folders_in(self.folder)
         evals = [name for name in EVAL_NAMES if name in inside]
         if "train" in inside and len(evals) == 1:
             return {"train": self.folder / "train", "eval": self.folder / evals[0]}
@@ -78,8 +76,8 @@ class Folder(Source):
     def _part(self, root: Path, classes: Sequence[str], others: list[str]) -> Part:
         numbers = {name: number for number, name in enumerate(classes)}
         members = list(_members(root))
-        images = [(self._id(path), numbers[name]) for name, path in members if _is_image(path)]
-        others.extend(self._id(path) for _, path in members if not _is_image(path))
+        images = [(self._id(path), numbers[name]) for name, path in members if is_image(path)]
+        others.extend(self._id(path) for _, path in members if not is_image(path))
         others.extend(
             self._id(path)
             for path in sorted(root.iterdir())
@@ -93,33 +91,7 @@ class Folder(Source):
         return path.relative_to(self.folder).as_posix()
 
 
-def _folders(path: Path) -> list[str]:
-    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
-
-
 def _members(root: Path) -> Iterator[tuple[str, Path]]:
     """(class, file) for all files in the class folders of `root`, class by class."""
-    for name in _folders(root):
-        yield from ((name, path) for path in _files(root / name))
-
-
-def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """All files under `folder` that are not hidden, in one order on every platform.
-
-    Raises DataError for a link that leads back to a folder it is in, as there would be no end.
-    """
-    here = folder.resolve()
-    if here in above:
-        raise DataError(
-            "a link leads back to a folder that it is in",
-            found=f"{folder} -> {here}",
-            fix=f"remove the link: rm {folder}",
-        )
-    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    yield from (path for path in paths if not path.is_dir())
-    for inner in (path for path in paths if path.is_dir()):
-        yield from _files(inner, (*above, here))
+    for name in folders_in(root):
+        yield from ((name, path) for path in files_under(root / name))

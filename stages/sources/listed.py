@@ -1,6 +1,6 @@
-"""Images that are files of their own: what folders and manifests have in common.
+"""Images and masks that are files of their own: what folders and manifests have in common.
 
-Unlike `arrays.py`, each has its own size, mode and faults, and can be read alone.
+Unlike in `arrays.py`, each has its own size, mode and faults, and can be read alone.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdpipe.stages.masks import decode_mask
 from kdpipe.stages.pixels import BadImage, Form, decode, each, measure
 from kdpipe.stages.sources.base import Chunk, Faults, Survey
+from kdpipe.targets.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 else:
     from kdpipe.targets.lazy import np
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 _HEADERS = 4096
 
@@ -56,3 +60,62 @@ class FileFrames:
                     good.append(read)
             if good:
                 yield Chunk(np.stack([p for p, _ in good]), tuple(crc for _, crc in good))
+
+
+@dataclass(frozen=True)
+class FileMaps:
+    """The mask files `names` of the image files `images`, both relative to `root`."""
+
+    root: Path
+    names: tuple[str, ...]
+    images: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def chunks(
+        self, rows: NDArray[np.int64], form: Form, faults: Faults
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Decode the files at `rows` in threads."""
+        for start in range(0, len(rows), form.rows_per_chunk):
+            wanted = rows[start : start + form.rows_per_chunk]
+            decoded = each([int(row) for row in wanted], partial(self._decode, form=form))
+            good = []
+            for row, read in zip(wanted, decoded, strict=True):
+                if isinstance(read, BadImage):
+                    faults[self.names[row]] = str(read)
+                else:
+                    good.append(read)
+            if good:
+                yield np.stack(good)
+
+    def _decode(self, row: int, form: Form) -> NDArray[np.uint8]:
+        return decode_mask(self.root / self.names[row], self.root / self.images[row], form)
+
+
+def is_image(path: Path) -> bool:
+    """Whether its name is that of an image."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def folders_in(path: Path) -> list[str]:
+    """The names of the folders in `path` that are not hidden, in one order on every platform."""
+    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def files_under(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All files under `folder` that are not hidden, in one order on every platform.
+
+    Raises DataError for a link that leads back to a folder it is in, as there would be no end.
+    """
+    here = folder.resolve()
+    if here in above:
+        raise DataError(
+            "a link leads back to a folder that it is in",
+            found=f"{folder} -> {here}",
+            fix=f"remove the link: rm {folder}",
+        )
+    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    yield from (path for path in paths if not path.is_dir())
+    for inner in (path for path in paths if path.is_dir()):
+        yield from files_under(inner, (*above, here))

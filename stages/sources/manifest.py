@@ -1,4 +1,4 @@
-"""A CSV file that lists images; unlike `folder.py` it can say splits, groups and any file name."""
+"""A CSV file that lists images, and masks; unlike `folder.py` it says splits, groups, any name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import Field
 from kdpipe.stages.base import Files
 from kdpipe.stages.paths import UserPath
 from kdpipe.stages.sources.base import EVAL_NAMES, Contents, Part, PartName, Source, require
-from kdpipe.stages.sources.listed import FileFrames
+from kdpipe.stages.sources.listed import FileFrames, FileMaps
 from kdpipe.targets.errors import DataError, listing
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class _Row:
     line: int
     path: str
     label: str
+    mask: str
     split: str
     group: str
 
@@ -39,10 +40,11 @@ class Manifest(Source):
     """Columns `path` and `label`, perhaps `split` and `group`; others are not looked at.
 
     Labels are class numbers when all of them are whole numbers, else class names, numbered in the
-    order of their characters. `split` is `train` or one of `eval`, `val`, `test`.
+    order of their characters. Without `label` there is `mask`, the path of a PNG as
+    `stages/masks.py` reads it. `split` is `train` or one of `eval`, `val`, `test`.
     """
 
-    summary: ClassVar[str] = "a CSV file with the columns path,label and perhaps split,group"
+    summary: ClassVar[str] = "a CSV file with path and label or mask, perhaps split and group"
 
     kind: Literal["csv"] = "csv"
     file: UserPath = Field(description="the CSV file, UTF-8, with a header line")
@@ -57,8 +59,10 @@ class Manifest(Source):
 
     def files(self) -> Mapping[str, Path | Files]:
         """The CSV, and the files that it lists."""
-        names = tuple(row.path for row in self._rows())
-        return {"file": self.file, "folder": Files(self.root, names)}
+        rows = self._rows()
+        # Several images may share a mask, as pictures of one scene do.
+        names = dict.fromkeys(name for row in rows for name in (row.path, row.mask) if name)
+        return {"file": self.file, "folder": Files(self.root, tuple(names))}
 
     def places(self) -> Collection[str]:
         """Whichever field says where the paths start."""
@@ -71,7 +75,7 @@ class Manifest(Source):
     def read(self) -> Contents:
         """Turn rows into parts, by their split."""
         rows = self._rows()
-        classes = _class_names(rows)
+        classes = None if rows[0].mask else _class_names(rows)
         groups = np.unique([row.group for row in rows], return_inverse=True)[1]
         grouped = any(row.group for row in rows)
         parts: dict[PartName, Part] = {}
@@ -79,7 +83,8 @@ class Manifest(Source):
             members = [rows[i] for i in chosen]
             ids = tuple(row.path for row in members)
             frames = FileFrames(self.root, ids)
-            labels = _labels(members, classes)
+            masks = tuple(row.mask for row in members)
+            labels = FileMaps(self.root, masks, ids) if masks[0] else _labels(members, classes)
             parts[name] = Part(ids, labels, frames, groups[chosen] if grouped else None)
         sizes = ", ".join(f"{len(part.ids)} {name}" for name, part in parts.items())
         return Contents(parts, classes, f"csv: {self.file.name} ({sizes})")
@@ -96,11 +101,15 @@ class Manifest(Source):
             raise self._wrong("lists no images", "only a header line")
         self._refuse(
             "leaves fields empty or has too many",
-            [f"line {row.line}" for row in rows if not (row.path and row.label)],
+            [f"line {row.line}" for row in rows if not (row.path and (row.label or row.mask))],
         )
         self._refuse_repeated(rows)
         self._refuse_outside(rows)
-        missing = [f"line {r.line}: {r.path}" for r in rows if not (self.root / r.path).is_file()]
+        missing = [
+            f"line {line}: {name}"
+            for line, name in _names(rows)
+            if not (self.root / name).is_file()
+        ]
         self._refuse(f"lists files that are not in {self.root}", missing)
         alone = [f"line {row.line}" for row in rows if not row.group]
         self._refuse("leaves the group of some rows empty", alone if len(alone) < len(rows) else [])
@@ -108,13 +117,18 @@ class Manifest(Source):
 
     def _parse(self, reader: csv.DictReader[str]) -> Iterator[_Row]:
         header = list(reader.fieldnames or ())
-        if not {"path", "label"} <= set(header):
-            raise self._wrong("lacks the columns path and label", listing(header) or "no header")
+        if "path" not in header or not {"label", "mask"} & set(header):
+            raise self._wrong(
+                "lacks the columns path and label, or path and mask", listing(header) or "no header"
+            )
+        labelled = "label" in header
         for row in reader:
             # DictReader files surplus fields under None; such a row has slipped by a comma.
             cells = {} if None in row else {k: (v or "").strip() for k, v in row.items()}
-            values = (cells.get(column, "") for column in ("path", "label", "split", "group"))
-            yield _Row(reader.line_num, *values)
+            path, label, mask, split, group = (
+                cells.get(name, "") for name in ("path", "label", "mask", "split", "group")
+            )
+            yield _Row(reader.line_num, path, label, "" if labelled else mask, split, group)
 
     def _refuse_repeated(self, rows: Sequence[_Row]) -> None:
         seen: dict[str, int] = {}
@@ -127,10 +141,13 @@ class Manifest(Source):
 
     def _refuse_outside(self, rows: Sequence[_Row]) -> None:
         # Paths are ids, part of the output, which must not depend on where the user's folder lies.
-        outside = [r for r in rows if Path(r.path).is_absolute() or ".." in Path(r.path).parts]
         self._refuse(
             f"lists files outside of {self.root}",
-            [f"line {row.line}: {row.path}" for row in outside],
+            [
+                f"line {line}: {name}"
+                for line, name in _names(rows)
+                if Path(name).is_absolute() or ".." in Path(name).parts
+            ],
             fix="set data.source.folder to a folder above them, and write paths relative to it",
         )
 
@@ -155,6 +172,12 @@ class Manifest(Source):
 
     def _wrong(self, what: str, found: str, fix: str = "") -> DataError:
         return DataError(f"{self.file.name} {what}", found=found, fix=fix or f"correct {self.file}")
+
+
+def _names(rows: Sequence[_Row]) -> Iterator[tuple[int, str]]:
+    """(line, file) of all images and masks."""
+    for row in rows:
+        yield from ((row.line, name) for name in (row.path, row.mask) if name)
 
 
 def _class_names(rows: Sequence[_Row]) -> tuple[str, ...] | None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, cast
 from pydantic import Field
 
 from kdpipe.stages.paths import UserPath
-from kdpipe.stages.sources.arrays import ArrayFrames, read_blocks
-from kdpipe.stages.sources.base import Contents, Part, PartName, Source, require
+from kdpipe.stages.sources.arrays import ArrayFrames, ArrayMaps, read_blocks
+from kdpipe.stages.sources.base import Contents, Maps, Part, PartName, Source, require
 from kdpipe.targets.errors import DataError, listing
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _SPLIT = frozenset({"train_images", "train_labels", "eval_images", "eval_labels"
 
 
 class Npz(Source):
-    """uint8 images (N, H, W) or (N, H, W, C), C = 1, 3 or 4, and labels (N,).
+    """uint8 images (N, H, W) or (N, H, W, C), C = 1, 3 or 4, and labels (N,) or maps (N, H, W).
 
     Members are `images`, `labels` and perhaps `groups`, one pool; or `train_images`,
     `train_labels`, `eval_images`, `eval_labels`.
@@ -71,7 +71,7 @@ class Npz(Source):
 
     def _part(self, name: PartName, prefix: str, grouped: bool = False) -> Part:
         shape = self._shape(f"{prefix}images")
-        labels = self._load(f"{prefix}labels", shape[0])
+        labels = self._labels(f"{prefix}labels", name, shape)
         groups = None
         if grouped:
             groups = np.unique(self._load("groups", shape[0]), return_inverse=True)[1]
@@ -92,6 +92,22 @@ class Npz(Source):
             )
         return sized
 
+    def _labels(
+        self, member: str, part: PartName, images: tuple[int, int, int, int]
+    ) -> NDArray[Any] | Maps:
+        with _member(self.file, member) as stream:
+            shape, fortran, dtype = _header(stream)
+        if len(shape) != 3:
+            return self._load(member, images[0])
+        if shape != images[:3] or dtype.kind not in "bui" or fortran:
+            raise DataError(
+                f"`{member}` of {self.file.name} are not the label maps of its images",
+                found=f"{dtype} of shape {shape}{', in Fortran order' if fortran else ''}",
+                fix=f"save class numbers, e.g. uint8, of shape {images[:3]}, in C order",
+            )
+        names = tuple(f"npz/{part}/{i}" for i in range(shape[0]))
+        return ArrayMaps(names, partial(_map_blocks, self.file, member, shape, dtype))
+
     def _load(self, member: str, count: int) -> NDArray[Any]:
         with _damage(self.file), np.load(self.file, allow_pickle=False) as arrays:
             values: NDArray[Any] = arrays[member]
@@ -110,6 +126,22 @@ def _blocks(
     with _member(path, member) as stream:
         _header(stream)
         yield from read_blocks(stream, shape, f"`{member}` of {path.name}")
+
+
+def _map_blocks(
+    path: Path, member: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Iterator[NDArray[np.uint8]]:
+    with _member(path, member) as stream:
+        _header(stream)
+        name = f"`{member}` of {path.name}"
+        for block in read_blocks(stream, shape, name, dtype, "label map"):
+            if block.min() < 0 or block.max() > 255:
+                raise DataError(
+                    f"{name} hold labels that are not of 0..255",
+                    found=f"{block.min()} to {block.max()}",
+                    fix="give classes numbers from 0, and pixels without a label the number 255",
+                )
+            yield block.astype(np.uint8)
 
 
 def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

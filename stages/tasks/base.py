@@ -5,7 +5,9 @@ It is the one place that knows the difference between classification, segmentati
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -16,8 +18,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from kdpipe.stages.images import Labels
 else:
     from kdpipe.targets.lazy import np
+
+_CHUNK = 1 << 20
+"""Labels that `counts` looks at together, each of which counting widens to 8 bytes."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,30 @@ class Task(BaseModel, ABC):
     metric: ClassVar[str]
     """Name of the headline metric, the mean of `Outcome.score`."""
     summary: ClassVar[str] = ""
+    dense: ClassVar[bool] = False
+    """Whether labels are maps (N, H, W), one label per pixel, and not (N,)."""
+    mixes: ClassVar[tuple[str, ...]] = ("mixup", "cutmix")
+    """Which kinds of mixing are defined for its labels."""
 
     kind: str
+
+    @property
+    def ignored(self) -> int | None:
+        """The label value that counts as no label; None where every label counts."""
+        return None
+
+    def counts(self, labels: Labels, classes: int) -> NDArray[np.int64]:
+        """How many labelled samples or pixels each class has, (C,); ignored ones are left out.
+
+        `labels`: those that `check_labels` let pass. Stored maps are read in chunks.
+        """
+        total = np.zeros(classes, dtype=np.int64)
+        step = max(1, _CHUNK // math.prod(labels.shape[1:]))
+        for start in range(0, len(labels), step):
+            part = np.asarray(labels[start : start + step]).ravel()
+            counted = part if self.ignored is None else part[part != self.ignored]
+            total += np.bincount(counted, minlength=classes)
+        return total
 
     @abstractmethod
     def outputs(self, classes: int) -> int:
@@ -64,7 +93,17 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def check_labels(self, labels: NDArray[np.generic], classes: int, split: str) -> None:
-        """Raise DataError naming the split when labels cannot be right for this task."""
+        """Raise DataError naming the split when labels cannot be right for this task.
+
+        Maps may come in chunks (n, H, W) of the split.
+        """
+
+    @abstractmethod
+    def check_outputs(self, outputs: tuple[int, ...], image: tuple[int, int]) -> None:
+        """Raise UsageError when a network whose outputs have this shape cannot do the task.
+
+        `image`: height and width of its inputs.
+        """
 
     @abstractmethod
     def loss(
@@ -83,3 +122,15 @@ class Task(BaseModel, ABC):
     @abstractmethod
     def agreement(self, a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.float32]:
         """How far two models' predictions agree on each sample, 0.0 to 1.0, shape (N,)."""
+
+    def details(
+        self,
+        prediction: NDArray[np.generic],
+        labels: Labels,
+        classes: Sequence[str],
+    ) -> Mapping[str, float]:
+        """Further metrics over a whole split, for reports; the gate does not judge by them.
+
+        `prediction` and `labels` (N, ...) as in `outcome`, `classes` the names of all classes.
+        """
+        return {}

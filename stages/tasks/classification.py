@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kdpipe.stages.tasks.base import Outcome, Task
-from kdpipe.targets.errors import DataError, listing
+from kdpipe.targets.errors import DataError, UsageError, listing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,8 @@ class Classification(Task):
             raise DataError(
                 f"the labels of {split} are not class numbers",
                 found=f"{labels.dtype} of shape {labels.shape}",
-                fix="give one whole number from 0 to C - 1 per sample",
+                fix="give one whole number from 0 to C - 1 per sample"
+                + (", or set `task: segmentation`" if labels.ndim == 3 else ""),
             )
         values = labels.astype(np.int64)
         bad = np.flatnonzero((values < 0) | (values >= classes))
@@ -42,6 +43,15 @@ class Classification(Task):
                 f"{bad.size} label(s) of {split} are out of range 0..{classes - 1}",
                 found=listing([f"sample {i}: {values[i]}" for i in bad]),
                 fix="correct the labels, or set data.classes to the right number",
+            )
+
+    def check_outputs(self, outputs: tuple[int, ...], image: tuple[int, int]) -> None:
+        """Raise UsageError unless `outputs` are vectors (N, C)."""
+        if len(outputs) != 2:
+            raise UsageError(
+                "classification needs a network that gives one vector of logits per image, (N, C)",
+                found=f"outputs of shape {outputs} for images of {image[0]}x{image[1]}",
+                fix="use a classifier, such as `model: resnet20`, or set `task: segmentation`",
             )
 
     def loss(

@@ -61,9 +61,9 @@ class Source(ABC):
 class Loader(Source):
     """Batches of a split, each a pure function of (seed, epoch, step): order and augmentation.
 
-    A batch holds `input` (B, C, H, W), `target` (B, ...) and `index` (B,), the further views that
-    methods ask for, the paired pictures that networks read, and under mixup `mixed_target` and
-    `mix`.
+    A batch holds `input` (B, C, H, W), `target` (B,) or (B, H, W), `index` (B,), the further views
+    that methods ask for, the paired pictures that networks read, and with mixing `mixed_target`
+    and `mix`.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Loader(Source):
         pixels = self._augment.apply(split.images[indices], rng)
         batch = {
             "input": device.put(split.preprocess(pixels)),
-            "target": device.put(np.asarray(split.labels[indices])),
+            "target": device.put(self._labels(indices, seed)),
             "index": device.put(indices),
         }
         for name, paired in self._paired.items():
@@ -130,3 +130,11 @@ class Loader(Source):
         for name, view in self._views.items():
             batch[name] = device.put(split.preprocess(view.make(draw)))
         return self._mixing.apply(batch, rng)
+
+    def _labels(self, indices: np.ndarray, seed: list[int]) -> np.ndarray:
+        labels = np.asarray(self.split.labels[indices])
+        if labels.ndim != 3:
+            return labels
+        # The same random numbers as for the images; what a shift brings in has no label.
+        rng, fill = np.random.default_rng(seed), self.split.ignored or 0
+        return self._augment.apply(labels[..., None], rng, fill)[..., 0]

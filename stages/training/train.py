@@ -80,10 +80,10 @@ def _parts(data: Dataset, recipe: Recipe) -> tuple[Split, Split | None]:
     """What to learn from, and what early stopping judges on."""
     if recipe.early_stopping is None:
         return data.train, None
-    labels = np.asarray(data.train.labels)
-    count = max(1, round(recipe.early_stopping.holdout * len(labels)))
-    held = stratified(labels, count, recipe.seed, Purpose.STOPPING, keep=1)
-    rest = np.setdiff1d(np.arange(len(labels)), held)
+    strata = data.train.strata
+    count = max(1, round(recipe.early_stopping.holdout * len(strata)))
+    held = stratified(strata, count, recipe.seed, Purpose.STOPPING, keep=1)
+    rest = np.setdiff1d(np.arange(len(strata)), held)
     return data.train.pick("train", rest), data.train.pick("held out", held)
 
 

@@ -72,3 +72,18 @@ def test_settings_are_refused_when_unknown_or_negative():
     for wrong in ({"shfit": 2}, {"shift": -1}):
         with pytest.raises(ValueError, match=r"shfit|shift"):
             Augment.model_validate(wrong)
+
+
+def test_samples_of_any_kind_are_changed_alike():
+    """Maps of another number of channels move with their images, and `fill` is what comes in."""
+    images = batch()
+    labels = images[..., :1] // 2
+    augment = Augment(shift=2, flip=True)
+
+    moved = augment.apply(images, np.random.default_rng(0))
+    maps = augment.apply(labels, np.random.default_rng(0), fill=255)
+
+    inside = (moved > 0).all(axis=-1, keepdims=True)
+    assert np.array_equal(maps[inside], moved[..., :1][inside] // 2)
+    assert (maps[~inside] == 255).all()
+    assert (~inside).any()

@@ -41,6 +41,17 @@ def test_a_partner_has_the_same_label_and_is_another_sample():
         assert list(found[2:]) == [5, 4]
 
 
+def test_samples_with_label_maps_have_no_partner():
+    """No single class belongs to them; the message has the shape of the labels."""
+    split = Rows([0, 1])
+    split.labels = np.zeros((2, 8, 8), np.uint8)
+
+    with pytest.raises(UsageError, match="have no partner") as error:
+        Partner().make(draw(split, [0, 1]))
+
+    assert error.value.found == "labels of shape (2, 8, 8)"
+
+
 def test_turns_are_quarters_one_after_the_other():
     """3n images: all by 90, then all by 180, then all by 270 degrees, counterclockwise."""
     split = Rows([0, 1])

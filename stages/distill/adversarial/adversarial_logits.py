@@ -28,6 +28,7 @@ class AdversarialLogits(Adversarial):
     summary: ClassVar[str] = "class probabilities that a discriminator takes for the teacher's"
     paper: ClassVar[str] = "Xu, Hsu, Huang 2017, arXiv:1709.00513"
     needs: ClassVar[tuple[Need, ...]] = ("logits", "opponent")
+    resizes: ClassVar[bool] = True
 
     kind: Literal["adversarial_logits"] = "adversarial_logits"
     weight: NonNegativeFloat = Field(1.0, description="factor of this term in the total loss")

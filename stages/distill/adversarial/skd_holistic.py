@@ -34,6 +34,7 @@ class SKDHolistic(Method):
     summary: ClassVar[str] = "class maps that a critic, who sees the image, cannot tell apart"
     paper: ClassVar[str] = "Liu et al. 2019, arXiv:1903.04197"
     needs: ClassVar[tuple[Need, ...]] = ("logits", "dense", "opponent")
+    resizes: ClassVar[bool] = True
 
     kind: Literal["skd_holistic"] = "skd_holistic"
     weight: NonNegativeFloat = Field(0.1, description="factor of this term in the total loss")

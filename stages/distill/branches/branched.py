@@ -23,8 +23,9 @@ class BranchedMethod(Method):
     a factor of the whole term, would not do.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "features", "labels", "connector")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "features", "labels", "connector")
     taught: ClassVar[bool] = False
+    copies: ClassVar[bool] = True
 
     temperature: PositiveFloat = Field(3.0, description="softens all distributions")
     branches: PositiveInt = Field(2, description="branches besides the student itself")

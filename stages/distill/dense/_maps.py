@@ -16,29 +16,41 @@ def matched(student: Tensor, teacher: Tensor, to: str) -> tuple[Tensor, Tensor]:
 
 
 def labels_at(labels: Tensor, size: torch.Size) -> Tensor:
-    """Labels (B, H, W) -> (B, h, w), each the nearest one."""
-    return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
+    """Labels (B, H, W) -> (B, h, w), each the one nearest to the middle of the new pixel.
+
+    torch's older mode `nearest` takes the corner: at a stride of 16 it is off by 8 pixels.
+    """
+    return F.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
 
 
-def counted(batch: Batch, values: Tensor, ignore_index: int) -> Tensor:
+def counted(batch: Batch, values: Tensor, ignore_index: int | None) -> Tensor:
     """1 for each of `values` (B, h, w) that counts, 0 where its label is `ignore_index`.
 
-    Everything counts in a batch without a map of labels.
+    Of blended images both labels must count. Everything counts in a batch without a map of labels.
     """
-    if "target" not in batch or batch["target"].ndim != 3:
-        return torch.ones_like(values)
-    labels = labels_at(batch["target"], values.shape[1:])
-    return (labels != ignore_index).to(values.dtype)
+    mask = torch.ones_like(values)
+    for key in ("target", "mixed_target"):
+        if key in batch and batch[key].ndim == 3:
+            mask = mask * _labelled(labels_at(batch[key], values.shape[1:]), ignore_index)
+    return mask
 
 
-def members(batch: Batch, like: Tensor, classes: Tensor, ignore_index: int) -> Tensor:
+def members(batch: Batch, like: Tensor, classes: Tensor, ignore_index: int | None) -> Tensor:
     """Which pixels are of which class: 0 and 1 of shape (B, C, N), N the pixels of `like`.
 
     Pixels with `ignore_index`, or a label that is none of `classes` (C,), are of no class.
     """
     labels = labels_at(batch["target"], like.shape[2:]).flatten(1)[:, None]
-    hits = (labels == classes[:, None]) & (labels != ignore_index)
+    hits = (labels == classes[:, None]) & _labelled(labels, ignore_index)
     return hits.to(like.dtype)
+
+
+def _labelled(labels: Tensor, ignore_index: int | None) -> Tensor:
+    return (
+        torch.ones_like(labels, dtype=torch.bool)
+        if ignore_index is None
+        else (labels != ignore_index)
+    )
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from kdpipe.stages.distill.dense.logits import Masked
 from kdpipe.stages.distill.feature.maps import at_one_size, require_maps
-from kdpipe.stages.distill.method import Batch, Method, Need, Setup, Views
+from kdpipe.stages.distill.method import Batch, Need, Setup, Views
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class CIRKD(Method):
+class CIRKD(Masked):
     """`mini_batch * L_batch + pixel * L_pixel + region * L_region`, each a mean KL(p_t || p_s).
 
     A row p is the softmax over similarities (cosine / T) of one pixel to others. L_batch: to the
@@ -46,7 +47,6 @@ class CIRKD(Method):
     pixel_sample: PositiveInt = Field(4096, description="pixels drawn for a step, of all classes")
     region_sample: PositiveInt = Field(1024, description="means drawn for a step, of all classes")
     pixels_per_image: PositiveInt = Field(16, description="new pixels of a class of an image")
-    ignore_index: int = Field(255, description="label of pixels that do not count")
 
     def build(self, setup: Setup) -> nn.Module:
         """The projection to the teacher's width, the memories and the class numbers."""

@@ -26,6 +26,7 @@ class CWD(Method):
     summary: ClassVar[str] = "match where each channel is active, over all pixels"
     paper: ClassVar[str] = "Shu et al. 2021, arXiv:2011.13256"
     needs: ClassVar[tuple[Need, ...]] = ("logits", "dense")
+    resizes: ClassVar[bool] = True
 
     kind: Literal["cwd"] = "cwd"
     weight: NonNegativeFloat = Field(3.0, description="factor of this term in the total loss")

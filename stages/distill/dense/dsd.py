@@ -34,6 +34,7 @@ class DSD(Method):
     summary: ClassVar[str] = "match what layers add to attention, and how classes share pixels"
     paper: ClassVar[str] = "Feng, Sun, Diao, Li, Gao 2021, arXiv:2107.08591"
     needs: ClassVar[tuple[Need, ...]] = ("features", "logits", "dense")
+    resizes: ClassVar[bool] = True
 
     kind: Literal["dsd"] = "dsd"
     taps: tuple[str, ...] = Field(("stages",), description="two or more layers, early ones first")

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat
 
+from kdpipe.stages.distill.dense.logits import Masked
 from kdpipe.stages.distill.feature.maps import pairs, require_maps
-from kdpipe.stages.distill.method import Batch, Method, Need, Setup, Views
+from kdpipe.stages.distill.method import Batch, Need, Setup, Views
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class IFVD(Method):
+class IFVD(Masked):
     """`mean (cos_s - cos_t)^2`, cos the cosine between a pixel's feature and its class's centre.
 
     Maps are (B, C, H, W), brought to the smaller size of the two; labels to the same size, each
@@ -30,7 +31,6 @@ class IFVD(Method):
     kind: Literal["ifvd"] = "ifvd"
     weight: NonNegativeFloat = Field(20.0, description="factor of this term in the total loss")
     taps: tuple[str, ...] = Field(("last",), description="maps that are compared, one or more")
-    ignore_index: int = Field(255, description="label of pixels that do not count")
 
     def build(self, setup: Setup) -> nn.Module:
         """The class numbers."""

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
-from kdpipe.stages.distill.dense.logits import Resize, require_same_classes
+from kdpipe.stages.distill.dense.logits import Masked, Resize, require_same_classes
 from kdpipe.stages.distill.feature.maps import require_maps
-from kdpipe.stages.distill.method import Batch, Method, Need, Setup, Views
+from kdpipe.stages.distill.method import Batch, Need, Setup, Views
 from kdpipe.stages.distill.response.kd import kd
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class PixelKD(Method):
+class PixelKD(Masked):
     """`T^2 KL(softmax(z_t / T) || softmax(z_s / T))` of each pixel, mean over those that count.
 
     Logits are (B, C, H, W). Pixels labelled `ignore_index` (padding, borders) have no influence,
@@ -28,13 +28,13 @@ class PixelKD(Method):
     summary: ClassVar[str] = "match the class probabilities of every labelled pixel"
     paper: ClassVar[str] = "Liu et al. 2019, arXiv:1903.04197"
     needs: ClassVar[tuple[Need, ...]] = ("logits", "dense")
+    resizes: ClassVar[bool] = True
 
     kind: Literal["pixel_kd"] = "pixel_kd"
     temperature: PositiveFloat = Field(1.0, description="softens both distributions")
     normalise: Literal["paper", "reference"] = Field(
         "paper", description="mean over all pixels, or its sum over the images of the batch"
     )
-    ignore_index: int = Field(255, description="label of pixels that do not count")
     resize: Resize = Field("student", description="to whose size the other's logits are brought")
 
     def build(self, setup: Setup) -> None:

@@ -32,7 +32,7 @@ class CAMKD(JointMethod):
 
     summary: ClassVar[str] = "match teachers, weighted per sample by their cross-entropy"
     paper: ClassVar[str] = "Zhang, Chen, Wang 2022, arXiv:2201.00007"
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "labels", "several teachers")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "labels", "several teachers")
 
     kind: Literal["ca_mkd"] = "ca_mkd"
     feature_weight: NonNegativeFloat = Field(50.0, description="beta, factor of the feature term")

@@ -36,7 +36,7 @@ class SimKD(Method):
 
     summary: ClassVar[str] = "reuse the teacher's classifier, behind a projector that ships"
     paper: ClassVar[str] = "Chen, Mei, Zhang et al. 2022, arXiv:2203.14001"
-    needs: ClassVar[tuple[Need, ...]] = ("features", "head", "connector")
+    needs: ClassVar[tuple[Need, ...]] = ("vectors", "features", "head", "connector")
 
     kind: Literal["simkd"] = "simkd"
     taps: tuple[str, ...] = Field(("last",), description="the map that is pooled and classified")

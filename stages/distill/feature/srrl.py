@@ -26,7 +26,7 @@ class SRRL(Method):
 
     summary: ClassVar[str] = "match the embedding, and its logits by the teacher's classifier"
     paper: ClassVar[str] = "Yang, Martinez, Bulat, Tzimiropoulos 2021, ICLR, openreview ZzwDy_wiWv"
-    needs: ClassVar[tuple[Need, ...]] = ("embedding", "logits", "head", "connector")
+    needs: ClassVar[tuple[Need, ...]] = ("embedding", "logits", "vectors", "head", "connector")
 
     kind: Literal["srrl"] = "srrl"
     taps: tuple[str, ...] = Field(("embedding",), description="what enters the classifier")

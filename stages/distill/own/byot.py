@@ -33,7 +33,7 @@ class BYOT(Method):
 
     summary: ClassVar[str] = "shallow stages with classifiers learn from the deepest"
     paper: ClassVar[str] = "Zhang et al. 2019, arXiv:1905.08094"
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "features", "labels", "connector")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "features", "labels", "connector")
     taught: ClassVar[bool] = False
 
     kind: Literal["byot"] = "byot"

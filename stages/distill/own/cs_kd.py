@@ -27,7 +27,7 @@ class CSKD(Method):
 
     summary: ClassVar[str] = "match the student's own answer for another sample of the class"
     paper: ClassVar[str] = "Yun, Park, Lee, Shin 2020, arXiv:2003.13964"
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "labels", "views")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "labels", "views")
     taught: ClassVar[bool] = False
     views: ClassVar[Mapping[str, View]] = {"partner": Partner()}
 

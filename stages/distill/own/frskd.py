@@ -29,7 +29,7 @@ class FRSKD(Method):
 
     summary: ClassVar[str] = "a self-teacher refines the stages, and they follow it"
     paper: ClassVar[str] = "Ji, Shin, Hwang, Park, Moon 2021, arXiv:2103.08273"
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "features", "labels", "connector")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "features", "labels", "connector")
     taught: ClassVar[bool] = False
 
     kind: Literal["frskd"] = "frskd"

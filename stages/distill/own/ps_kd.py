@@ -28,7 +28,7 @@ class PSKD(Method):
 
     summary: ClassVar[str] = "labels softened by the student's own answer of the last epoch"
     paper: ClassVar[str] = "Kim, Ji, Yoon, Hwang 2021, arXiv:2006.12000"
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "labels", "index", "memory")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "labels", "index", "memory")
     taught: ClassVar[bool] = False
 
     kind: Literal["ps_kd"] = "ps_kd"

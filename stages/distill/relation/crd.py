@@ -34,7 +34,9 @@ class CRD(Method):
 
     summary: ClassVar[str] = "tell the sample's other embedding from those of a memory bank"
     paper: ClassVar[str] = "Tian, Krishnan, Isola 2020, arXiv:1910.10699"
-    needs: ClassVar[tuple[Need, ...]] = ("embedding", "labels", "index", "connector", "memory")
+    needs: ClassVar[tuple[Need, ...]] = (
+        "vectors", "embedding", "labels", "index", "connector", "memory"
+    )  # fmt: skip
 
     kind: Literal["crd"] = "crd"
     weight: NonNegativeFloat = Field(0.8, description="factor of this term in the total loss")

@@ -37,7 +37,7 @@ class SSKD(Method):
     summary: ClassVar[str] = "match logits of turned images, and which image they resemble"
     paper: ClassVar[str] = "Xu, Liu, Li, Loy 2020, arXiv:2006.07114"
     needs: ClassVar[tuple[Need, ...]] = (
-        "logits", "embedding", "labels", "views", "connector", "preparation",
+        "logits", "vectors", "embedding", "labels", "views", "connector", "preparation",
     )  # fmt: skip
     views: ClassVar[Mapping[str, View]] = {"rotated": Rotated()}
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class LabelledMethod(LogitMethod):
     """A method on one pair of class scores (B, C) and labels (B,), of `at_least` two classes."""
 
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "labels")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "labels")
     at_least: ClassVar[int] = 2
 
     def build(self, setup: Setup) -> nn.Module | None:

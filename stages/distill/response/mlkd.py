@@ -39,7 +39,7 @@ class MLKD(LogitMethod):
 
     summary: ClassVar[str] = "match predictions, and relations of samples and classes, on 2 views"
     paper: ClassVar[str] = "Jin, Wang, Lin 2023, doi:10.1109/CVPR52729.2023.02325"
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "views")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "views")
     views: ClassVar[Mapping[str, View]] = {"strong": Strong()}
 
     kind: Literal["mlkd"] = "mlkd"

@@ -29,7 +29,7 @@ class OFA(Method):
 
     summary: ClassVar[str] = "the teacher's answer, sharpened at the label, for every stage"
     paper: ClassVar[str] = "Hao et al. 2023, arXiv:2310.19444"
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "features", "labels", "connector")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "features", "labels", "connector")
 
     kind: Literal["ofa"] = "ofa"
     taps: tuple[str, ...] = Field(("stages",), description="the student's features with a branch")

@@ -36,7 +36,7 @@ class SDD(Method):
 
     summary: ClassVar[str] = "`kd`, `dkd` or `nkd` on the logits of image parts, at several scales"
     paper: ClassVar[str] = "Wei, Luo, Luo 2024, arXiv:2403.13512"
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "features", "head", "labels")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "features", "head", "labels")
 
     kind: Literal["sdd"] = "sdd"
     taps: tuple[str, ...] = Field(("last",), description="the map that the classifier reads")

@@ -28,7 +28,7 @@ class TFKD(Method):
 
     summary: ClassVar[str] = "match a made-up teacher that is nearly sure of the label"
     paper: ClassVar[str] = "Yuan et al. 2020, arXiv:1909.11723"
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "labels")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "labels")
     taught: ClassVar[bool] = False
 
     kind: Literal["tf_kd"] = "tf_kd"

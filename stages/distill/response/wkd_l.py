@@ -32,7 +32,7 @@ class WKDL(Method):
 
     summary: ClassVar[str] = "transport between class probabilities, cheap among similar classes"
     paper: ClassVar[str] = "Lv, Yang, Li 2024, arXiv:2412.08139"
-    needs: ClassVar[tuple[Need, ...]] = ("logits", "labels", "head")
+    needs: ClassVar[tuple[Need, ...]] = ("logits", "vectors", "labels", "head")
 
     kind: Literal["wkd_l"] = "wkd_l"
     temperature: PositiveFloat = Field(6.0, description="softens the classes beside the label")

@@ -19,6 +19,7 @@ from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.method import Method
 from kdpipe.stages.distill.response.kd import KD
 from kdpipe.stages.models.blueprint import Blueprint
+from kdpipe.stages.network import require_outputs
 from kdpipe.stages.recipe import Recipe
 from kdpipe.stages.supervision import supervised
 from kdpipe.targets.errors import UsageError
@@ -98,7 +99,9 @@ class Cast:
             for method in self.methods:
                 blueprint = method.reshape(blueprint, teacher.blueprint)
         torch.manual_seed(_seed_of(name, self.recipe.seed))
-        return _actor(blueprint, pretrained=True)
+        actor = _actor(blueprint, pretrained=True)
+        require_outputs(actor.node.module, blueprint, self.data)
+        return actor
 
     def copy(self, actor: Actor, follows: Follow | None = None) -> Actor:
         """A network with the weights of `actor`, which learns nothing, and may follow."""
@@ -191,7 +194,7 @@ class Arrangement(BaseModel, ABC):
             raise UsageError(f"scheme '{self.kind}' {what}", found=found, fix=fix)
 
     def _check_along(self, taught: Sequence[Method], weight: float) -> None:
-        early = [m.kind for m in taught if m.prepares or _starts_from_teacher(m)]
+        early = [m.kind for m in taught if m.prepares or starts_from_teacher(m)]
         self.require(
             not early,
             "has no trained teacher when the training begins, which a method needs",
@@ -206,14 +209,14 @@ class Arrangement(BaseModel, ABC):
         )
 
 
-def _starts_from_teacher(method: Method) -> bool:
+def starts_from_teacher(method: Method) -> bool:
     """Whether the method takes over a part of the teacher, or of its shape."""
     kind = type(method)
     return kind.begin is not Method.begin or kind.reshape is not Method.reshape
 
 
 def _require_one_to_start_from(methods: Sequence[Method], teachers: Mapping[str, Actor]) -> None:
-    heirs = [method.kind for method in methods if method.taught and _starts_from_teacher(method)]
+    heirs = [method.kind for method in methods if method.taught and starts_from_teacher(method)]
     specialists = [name for name, actor in teachers.items() if actor.node.classes is not None]
     if heirs and (len(teachers) > 1 or specialists):
         known = f"specialists: {', '.join(specialists) or 'none'}"

@@ -18,6 +18,7 @@ SMALL = [
     ("resnet", {"blocks": 2, "width": 0.5}),
     ("mobilenet", {"width": 0.25, "depth": 0.25}),
     ("dscnn", {}),
+    ("vit", {"blocks": 1}),
 ]
 
 
@@ -64,6 +65,16 @@ def test_dscnn_counts_as_derived_by_hand() -> None:
     c = 64
 
     assert 29 * c + 4 * (13 * c + c * c) + 10 * c + 10 == count(build("dscnn", {}))
+
+
+def test_vit_counts_as_derived_by_hand() -> None:
+    """Patches 48c + c, position 9c + c, four blocks, a norm of 2c, head 10c + 10, with c = 64.
+
+    A block has two norms (4c), attention (3cc + 3c, cc + c) and the MLP (4cc + 4c, 4cc + c).
+    """
+    c = 64
+
+    assert 49 * c + 10 * c + 4 * (12 * c * c + 13 * c) + 12 * c + 10 == count(build("vit", {}))
 
 
 @pytest.mark.parametrize(("name", "given"), SMALL)

@@ -238,7 +238,7 @@ def test_methods_that_need_single_labels_refuse_blends(data: Dataset):
     nodes = {"s": Node(network(1)), "t": Node(network(2), mode="frozen")}
 
     Scheme(nodes, [Edge("s", KD(), of=("t",))], sample)
-    with pytest.raises(UsageError, match="which mixing blends") as error:
+    with pytest.raises(UsageError, match="and mixing joins two") as error:
         Scheme(nodes, [Edge("s", Labelled(), of=("t",))], sample)
 
     assert "mixing" in error.value.found
