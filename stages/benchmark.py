@@ -20,7 +20,7 @@ from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.stage import Distilled
 from kdpipe.stages.evaluate import evaluate, session_forward
 from kdpipe.stages.evidence import Evidence, Timing
-from kdpipe.stages.network import Network
+from kdpipe.stages.network import Network, details
 from kdpipe.stages.tasks import Outcome
 from kdpipe.targets.base import Target
 from kdpipe.targets.fingerprint import fingerprint
@@ -54,7 +54,7 @@ class Measured(Artifact):
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """Path, digest and audit of the artifact, cold start, and the machine's fingerprint."""
+        """Path, digest and audit of the artifact, `details` of the task, cold start, machine."""
         meta: dict[str, Any] = json.loads((self.folder / "measured.json").read_text("utf-8"))
         return meta
 
@@ -63,7 +63,7 @@ class Benchmark(Stage):
     """How to measure: latency in fresh processes, each model interleaved with the others."""
 
     name: ClassVar[str] = "benchmark"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     machine: ClassVar[bool] = True
     Inputs: ClassVar[type] = BenchmarkInputs
     Output: ClassVar[type[Artifact]] = Measured
@@ -108,6 +108,7 @@ class Benchmark(Stage):
         _evidence(inputs, outcome, latency, memory).save(work.out)
         meta = {
             "artifact": inputs.compile.roles["artifact"],
+            "details": details(outcome, inputs.data),
             "start": {role: _start(runs) for role, runs in timed.items()},
             "machine": fingerprint(),
         }
@@ -173,6 +174,9 @@ def _evidence(
         latency=latency,
         values=_values(inputs, memory),
         memory={role: found.models for role, found in memory.items()},
+        diagnosis="{culprits}; {remedy}".format_map(inputs.compile.roles["artifact"])
+        if target.precision == "int8"
+        else "",
     )
 
 

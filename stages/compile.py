@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from kdpipe.stages.base import Artifact, Stage, Work
 from kdpipe.stages.export import Exported
+from kdpipe.stages.remedy import culprits, remedy
 from kdpipe.targets.base import Target
 from kdpipe.targets.digest import digest, size
 from kdpipe.targets.errors import StageError
@@ -31,7 +32,11 @@ class Compiled(Artifact):
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """{"id": of the artifact, "roles": {role: {path, sha256, size_bytes, batch, audit ...}}}"""
+        """{"id": of the artifact, "roles": {role: {path, sha256, size_bytes, batch, ...}}}
+
+        A role also has what `Audit.to_dict` gives, and what to make of it were it to run in int8:
+        the `culprits` and the `remedy`.
+        """
         meta: dict[str, Any] = json.loads((self.folder / "compiled.json").read_text("utf-8"))
         return meta
 
@@ -55,6 +60,7 @@ class Compile(Stage):
     """Compile the exported student for one target."""
 
     name: ClassVar[str] = "compile"
+    version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     machine: ClassVar[bool] = True
     Inputs: ClassVar[type] = CompileInputs
@@ -76,7 +82,7 @@ class Compile(Stage):
 def _sources(inputs: CompileInputs) -> dict[str, Path]:
     """The ONNX file of each role; an fp32 artifact is its own twin."""
     target, export = inputs.target, inputs.export
-    sources = {"artifact": export.student(target.precision or "fp32", target.flavour)}
+    sources = {"artifact": export.student(target.source, target.flavour)}
     if target.precision != "fp32":
         sources["fp32"] = export.student("fp32", target.flavour)
     return sources | {"teacher": export.teacher}
@@ -94,9 +100,9 @@ def _compile(target: Target, onnx: Path, out: Path, role: str) -> dict[str, Any]
         "sha256": digest(path),
         "size_bytes": size(path),
         "batch": batch,
-        "int8_fraction": audit.int8_fraction,
-        "kernels": dict(audit.kernels),
-        "float_kernels": list(audit.float_kernels),
+        **audit.to_dict(),
+        "culprits": culprits(audit),
+        "remedy": remedy(target, audit),
     }
 
 
@@ -104,6 +110,6 @@ def _no_silent_fallback(target: Target, artifact: dict[str, Any]) -> None:
     if target.precision == "int8" and artifact["int8_fraction"] == 0:
         raise StageError(
             f"{target.id}: the runtime runs none of the quantized layers in int8",
-            found=f"float kernels {', '.join(artifact['float_kernels'][:5]) or 'only'}",
-            fix="use ReLU activations in the student, or set precision: fp32 for this target",
+            found=artifact["culprits"],
+            fix=artifact["remedy"],
         )

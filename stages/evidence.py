@@ -46,7 +46,8 @@ class Evidence:
     `size_bytes`, `memory_bytes`, `parameters`, `int8_fraction`, and the same of the teacher under
     `teacher_size_bytes` ...; what could not be measured is absent. `memory`: bytes that the model
     of a role (`artifact`, `teacher`) takes, one for each fresh process; `memory_bytes` is their
-    median.
+    median. `diagnosis`: of an int8 artifact, which layers the runtime left in float and what to do
+    about it, for the reason of a rule that fails.
     """
 
     artifact: str
@@ -60,6 +61,7 @@ class Evidence:
     latency: Mapping[str, Timing] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     memory: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    diagnosis: str = ""
 
     def save(self, folder: Path) -> None:
         """Write `evidence.npz` (samples) and `evidence.json` (names and single numbers)."""
@@ -82,6 +84,7 @@ class Evidence:
             "precision": self.precision,
             "metric": self.metric,
             "values": dict(self.values),
+            "diagnosis": self.diagnosis,
             "processes": {role: len(timing.processes) for role, timing in self.latency.items()},
         }
         (folder / _NAMES).write_text(json.dumps(names, indent=1))

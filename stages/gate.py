@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +36,8 @@ def judge(rules: Sequence[Rule], evidence: Sequence[Evidence]) -> list[Verdict]:
     """One verdict per limit of each rule and artifact, in that order.
 
     A rule whose target matches nothing gets a FAIL of its own. A speedup over fp32 says nothing
-    about artifacts that are fp32 themselves; they get no verdict unless the rule names them.
+    about artifacts that are fp32 themselves, and a share of int8 nothing about those that are not
+    int8; they get no verdict unless the rule names them.
     """
     parts = [part for rule in rules for part in rule.parts()]
     return [verdict for part in parts for verdict in _judge_part(part, evidence)]
@@ -47,10 +49,10 @@ def _judge_part(rule: Rule, evidence: Sequence[Evidence]) -> list[Verdict]:
         there = listing([e.artifact for e in evidence]) or "none"
         what = f"'{rule.target}' matches no artifact" if rule.target else "there is no artifact"
         return [_unmeasured(rule, rule.target or "", rule.metric, f"{what} (there are: {there})")]
-    judged = [e for e in named if not _is_own_twin(rule, e)]
+    judged = [e for e in named if not _beside_the_point(rule, e)]
     if not judged and rule.target:
-        why = f"{rule.target} is fp32 itself, so it has no fp32 twin to be faster than"
-        return [_unmeasured(rule, rule.target, rule.metric, why)]
+        why = _beside_the_point(rule, named[0])
+        return [_unmeasured(rule, rule.target, rule.metric, f"{rule.target} is {why}")]
     return [_judge_one(rule, e) for e in judged]
 
 
@@ -60,11 +62,24 @@ def _judge_one(rule: Rule, evidence: Evidence) -> Verdict:
         measure = MEASURES[rule.metric](rule, evidence)
     except NotMeasuredError as missing:
         return _unmeasured(rule, evidence.artifact, metric, str(missing))
-    return decide(rule, evidence.artifact, metric, measure)
+    verdict = decide(rule, evidence.artifact, metric, measure)
+    if verdict.verdict == "FAIL" and evidence.diagnosis and _about_int8(rule):
+        return replace(verdict, reason=f"{verdict.reason}; {evidence.diagnosis}")
+    return verdict
 
 
-def _is_own_twin(rule: Rule, evidence: Evidence) -> bool:
-    return rule.against == "fp32" and evidence.precision == "fp32"
+def _beside_the_point(rule: Rule, evidence: Evidence) -> str:
+    """Why a rule says nothing about an artifact, or nothing when it does."""
+    if rule.against == "fp32" and evidence.precision == "fp32":
+        return "fp32 itself, so it has no fp32 twin to be faster than"
+    if rule.metric == "int8_fraction" and evidence.precision != "int8":
+        return f"{evidence.precision}, so none of it is meant to run in int8"
+    return ""
+
+
+def _about_int8(rule: Rule) -> bool:
+    """Whether a rule fails because of what the runtime made of the int8 file."""
+    return rule.metric == "int8_fraction" or rule.against == "fp32"
 
 
 def _unmeasured(rule: Rule, artifact: str, metric: str, why: str) -> Verdict:

@@ -161,6 +161,10 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     # Compression must pay: an int8 artifact that is not faster than its fp32 twin has lost
     # accuracy for nothing. It says nothing about fp32 artifacts.
     Rule.model_validate({"metric": "speedup", "min": 1.0, "against": "fp32"}),
+    # Most of the work has to run in int8, or the file is int8 in name only: it pays with accuracy
+    # for conversions. Half leaves room for a layer that a runtime has no kernel for; files that
+    # fuse have more than 0.9, those that do not hardly any.
+    Rule.model_validate({"metric": "int8_fraction", "min": 0.5}),
 )
 """What holds when the config has no `gate:`.
 

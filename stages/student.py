@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kdpipe.stages.base import Artifact, Stage, Work
 from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.models.family import Argument
 from kdpipe.stages.models.reference import ModelReference
 from kdpipe.stages.models.source import Blueprint, ModelSettings
-from kdpipe.stages.network import Network
+from kdpipe.stages.models.substitute import check
+from kdpipe.stages.network import Network, require_outputs
+from kdpipe.stages.tasks import Task
 from kdpipe.targets.errors import UsageError
 
 
@@ -57,6 +59,17 @@ class Student(Stage):
     model: ModelReference | None = Field(None, description="as for the teacher")
     arguments: dict[str, Argument] = Field({}, description="what the model is called with")
     shrink: Shrink | None = Field(None, description="instead of `model`; default 0.5 and 0.5")
+    substitute: dict[str, str] = Field(
+        {},
+        description="activations to replace before training, e.g. {silu: relu}: ReLU and ReLU6 are"
+        " the ones that every runtime fuses into int8 kernels",
+    )
+
+    @field_validator("substitute")
+    @classmethod
+    def _known(cls, wanted: dict[str, str]) -> dict[str, str]:
+        check(wanted)
+        return wanted
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -78,6 +91,11 @@ class Student(Stage):
         """The model's own files, if any."""
         return self._settings().files() if self.model else {}
 
+    def check_task(self, task: Task) -> None:
+        """As the teacher's model."""
+        if self.model:
+            self._settings().check_task(task)
+
     def run(self, inputs: StudentInputs, work: Work) -> None:
         """Write the student's blueprint."""
         if self.model:
@@ -85,12 +103,15 @@ class Student(Stage):
         else:
             shrink = self.shrink or Shrink(depth=0.5, width=0.5)
             blueprint = inputs.teacher.blueprint.shrink(shrink.depth, shrink.width)
+        if self.substitute:
+            blueprint = replace(blueprint, substitute=self.substitute)
         if blueprint.builds_same(inputs.teacher.blueprint):
             raise UsageError(
                 "the student is the teacher itself",
                 found=blueprint.model,
                 fix="choose a smaller student, or set `student: null` and `distill: null`",
             )
+        require_outputs(blueprint.build(pretrained=False), blueprint, inputs.data)
         blueprint.save(work.out)
         # Another version of timm may build another network: then training must not be reused.
         versions = {package: version(package) for package in self.distributions()}

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
+from kdpipe.targets.audit import Audit as Audit
 from kdpipe.targets.errors import StageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ else:
     from kdpipe.targets.lazy import np
 
 Tensors = Mapping[str, "NDArray[np.generic]"]
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "int8", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,6 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.dtype} ({', '.join('any' if n is None else str(n) for n in self.shape)})"
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What the runtime really executes, read from its optimized graph.
-
-    `int8_fraction`: share of the compute kernels (convolution, matrix product) that run in int8,
-    0.0 to 1.0. `kernels`: how many of each kernel, e.g. {"Convolution:u8": 9}. `float_kernels`:
-    names of the compute kernels that stayed in float.
-    """
-
-    int8_fraction: float
-    kernels: Mapping[str, int] = field(default_factory=dict)
-    float_kernels: tuple[str, ...] = ()
 
 
 class Session(ABC):
@@ -123,6 +110,12 @@ class Target(BaseModel, ABC):
     """Which of the exporter's int8 files it takes: `cpu` (uint8) or `trt` (int8, zero point 0)."""
     packages: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions decide what is compiled; they are part of the stage's key."""
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
+    """In which its artifacts can run."""
+    fuses_activations: ClassVar[bool] = False
+    """Whether its int8 convolutions take activations other than ReLU and ReLU6 with them."""
+    rounds_before_activations: ClassVar[bool] = False
+    """Whether a convolution runs in int8 when its result is rounded before such an activation."""
     device: ClassVar[str] = "CPU"
     reproducible: ClassVar[bool] = True
     """Whether compiling the same ONNX twice gives the same bytes."""
@@ -130,15 +123,30 @@ class Target(BaseModel, ABC):
 
     name: str
     precision: Precision | None = Field(
-        None, description="fp32 or int8; by default int8 when the chain quantizes, else fp32"
+        None,
+        description="fp32, int8 or, for OpenVINO, bf16;"
+        " by default int8 when the chain quantizes, else fp32",
     )
     required: bool = Field(True, description="exit 4 when this target cannot run here")
     threads: PositiveInt = Field(1, description="threads of the runtime, also when measured")
+
+    @field_validator("precision")
+    @classmethod
+    def _can_run(cls, precision: Precision | None) -> Precision | None:
+        if precision is not None and precision not in cls.precisions:
+            has = " or ".join(cls.precisions)
+            raise ValueError(f"it does not run in {precision}; use {has}")
+        return precision
 
     @property
     def id(self) -> str:
         """How results, rules and file names call the artifact, e.g. `openvino-int8`."""
         return f"{self.name}-{self.precision}" if self.precision else self.name
+
+    @property
+    def source(self) -> Literal["fp32", "int8"]:
+        """The precision of the ONNX file that it compiles; bf16 is made of the fp32 one."""
+        return "int8" if self.precision == "int8" else "fp32"
 
     @abstractmethod
     def missing(self) -> Missing | None:

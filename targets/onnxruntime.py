@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kdpipe.targets import sdk
+from kdpipe.targets import optimized_graph, sdk
+from kdpipe.targets.audit import Layer
 from kdpipe.targets.base import Audit, Missing, Session, Target, Tensors, TensorSpec
 from kdpipe.targets.errors import StageError
 
@@ -24,12 +25,9 @@ else:
 _PROVIDERS = ["CPUExecutionProvider"]
 _INSTALL = "pip install onnxruntime"
 
-# Operators of the optimized graph, the runtime's own (com.microsoft, nchwc) among them.
-_INT8 = {"QLinearConv", "QLinearMatMul", "QGemm", "QAttention"}
-_INT8 |= {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
-_FLOAT = {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose"}
-_FLOAT |= {"Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Attention", "MultiHeadAttention"}
-_CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+_PADDING = "NchwcTransformer"
+"""The optimizer that gives float convolutions a layout in which channels are padded to 8 or 16:
+another kernel for the same layer, whose true number of channels can no longer be seen."""
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -42,6 +40,7 @@ class OnnxRuntime(Target):
     """Runs on every CPU; a model it cannot fuse into int8 kernels gets slower, not faster."""
 
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    rounds_before_activations: ClassVar[bool] = True
     summary: ClassVar[str] = "ONNX Runtime, CPU execution provider"
 
     name: Literal["onnxruntime"] = "onnxruntime"
@@ -75,24 +74,54 @@ class OnnxRuntime(Target):
         return _OnnxRuntimeSession(self._load(artifact, optimize=not self.ahead_of_time))
 
     def audit(self, artifact: Path) -> Audit:
-        """Count the kernels of the graph that the runtime runs after its own optimization."""
+        """Read the graph that the runtime runs after its own optimization, and run it on zeros.
+
+        With `ahead_of_time`, padded channels of float convolutions are counted as they run.
+        """
         import onnx
 
+        given = set() if self.ahead_of_time else _names(onnx.load(artifact).graph)
         with tempfile.TemporaryDirectory() as folder:
-            dump = Path(folder) / "optimized.onnx"
-            self._load(artifact, optimize=not self.ahead_of_time, dump=dump)
-            nodes = list(_nodes(onnx.load(dump).graph))
-        int8 = [node for node in nodes if node.op_type in _INT8]
-        floating = [node for node in nodes if node.op_type in _FLOAT]
-        shown = _INT8 | _FLOAT | _CONVERSIONS
-        return Audit(
-            int8_fraction=len(int8) / max(1, len(int8) + len(floating)),
-            kernels=Counter(node.op_type for node in nodes if node.op_type in shown),
-            float_kernels=tuple(node.name or node.output[0] for node in floating),
-        )
+            runs, plain = Path(folder) / "runs.onnx", Path(folder) / "plain.onnx"
+            optimize = not self.ahead_of_time
+            self._load(artifact, optimize=optimize, dump=runs)
+            self._load(artifact, optimize=optimize, dump=plain, without=(_PADDING,))
+            layers = self._layers(onnx.load(plain), Path(folder))
+            return optimized_graph.summary(onnx.load(runs).graph, given, layers)
 
-    def _load(self, file: Path, *, optimize: bool, dump: Path | None = None) -> Any:
-        """An InferenceSession on exactly the providers asked for; `dump` gets what it runs."""
+    def _layers(self, optimized: Any, folder: Path) -> tuple[Layer, ...]:
+        """The layers of an optimized graph, with shapes from a profile of one run on zeros.
+
+        The graph leaves shapes open where the optimizer made tensors of its own.
+        """
+        import onnx
+
+        for position, node in enumerate(optimized_graph.nodes(optimized.graph)):
+            node.name = f"{position}/{node.name}"  # the profile knows nodes by their names alone
+        file = folder / "named.onnx"
+        onnx.save(optimized, file)
+        session = self._load(file, optimize=False, profile=folder / "profile")
+        feeds, batch = _zeros(session.get_inputs())
+        if feeds:
+            session.run(None, feeds)
+        ran = _ran(json.loads(Path(session.end_profiling()).read_text("utf-8")))
+        for node in optimized_graph.nodes(optimized.graph):
+            node.name = node.name.partition("/")[2]
+        return optimized_graph.layers(optimized.graph, ran, batch)
+
+    def _load(
+        self,
+        file: Path,
+        *,
+        optimize: bool,
+        dump: Path | None = None,
+        profile: Path | None = None,
+        without: Sequence[str] = (),
+    ) -> Any:
+        """An InferenceSession on exactly the providers asked for.
+
+        `dump` gets what it runs, `profile` (a prefix) what ran; `without`: optimizers left out.
+        """
         ort = sdk.load("onnxruntime", _INSTALL)
         ort.disable_telemetry_events()
         options = ort.SessionOptions()
@@ -105,8 +134,13 @@ class OnnxRuntime(Target):
         )
         if dump is not None:
             options.optimized_model_filepath = str(dump)
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
         try:
-            session = ort.InferenceSession(str(file), options, providers=_PROVIDERS)
+            session = ort.InferenceSession(
+                str(file), options, providers=_PROVIDERS, disabled_optimizers=list(without)
+            )
         except Exception as error:  # its exceptions share no base class
             raise StageError(f"ONNX Runtime refuses {file.name}", found=str(error)) from error
         if session.get_providers() != _PROVIDERS:
@@ -149,17 +183,37 @@ def _name_by_output(dump: Path, source: Path) -> None:
     import onnx
 
     model = onnx.load(dump)
-    given = {node.name for node in _nodes(onnx.load(source).graph)}
-    for node in _nodes(model.graph):
+    given = {node.name for node in optimized_graph.nodes(onnx.load(source).graph)}
+    for node in optimized_graph.nodes(model.graph):
         if node.name not in given:
             node.name = node.output[0]
     onnx.save(model, dump)
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
-    """All nodes, those inside branches and loops included."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _nodes(inner)
+def _names(graph: Any) -> set[str]:
+    return {node.name for node in optimized_graph.nodes(graph)}
+
+
+def _zeros(inputs: Sequence[Any]) -> tuple[dict[str, NDArray[np.generic]], int]:
+    """Zeros for each input, one sample where the batch is free, and how many samples they are.
+
+    Nothing where other sides are free too: no size of them would be the right one.
+    """
+    specs = [_spec(value) for value in inputs]
+    if any(None in spec.shape[1:] for spec in specs):
+        return {}, 1
+    shapes = {spec: (1 if size is None else size for size in spec.shape) for spec in specs}
+    feeds = {spec.name: np.zeros(tuple(shape), spec.dtype) for spec, shape in shapes.items()}
+    return feeds, (specs[0].shape or (1,))[0] or 1
+
+
+def _ran(profile: Sequence[Mapping[str, Any]]) -> dict[int, optimized_graph.Ran]:
+    """Shapes of the nodes that ran, by the number before their name."""
+    ran = {}
+    for event in profile:
+        shapes = event.get("args", {})
+        if event["name"].endswith("_kernel_time") and shapes.get("input_type_shape"):
+            ((dtype, taken),) = shapes["input_type_shape"][0].items()
+            given = next(iter(shapes["output_type_shape"][0].values()))
+            ran[int(event["name"].partition("/")[0])] = optimized_graph.Ran(taken, given, dtype)
+    return ran

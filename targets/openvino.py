@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from kdpipe.targets import sdk
-from kdpipe.targets.base import Audit, Missing, Session, Target, Tensors, TensorSpec
+from kdpipe.targets import executed_model, sdk
+from kdpipe.targets.audit import Layer
+from kdpipe.targets.base import Audit, Missing, Precision, Session, Target, Tensors, TensorSpec
 from kdpipe.targets.errors import StageError, listing
+from kdpipe.targets.fingerprint import machine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,26 +24,25 @@ else:
     from kdpipe.targets.lazy import np
 
 _INSTALL = "pip install openvino"
-_COMPUTE = frozenset(("Convolution", "Deconvolution", "FullyConnected", "MatMul"))
-_INT8 = frozenset(("u8", "i8"))
-_HALF = frozenset(("bf16", "f16"))
+_HINTS: Mapping[Precision, str] = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
+"""Precision -> the plugin's hint for what is not quantized. Without one OpenVINO runs fp32 models
+in bf16 on CPUs that can, in silence: that is a variant to ask for, and never the baseline."""
+_BF16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
+"""CPU flags, of x86 and of ARM, either of which is enough for bf16."""
 
 _COUNTED = re.compile(r"[A-Z][A-Za-z0-9]*_[0-9]+")
 """A name that OpenVINO makes up: the type of the layer and a number."""
 
-# One stream, one request. Without the precision hint OpenVINO runs fp32 models in bf16 on CPUs
-# that can, in silence; without pinning the tail is shorter on machines that others use too.
-_PROPERTIES = {
-    "PERFORMANCE_HINT": "LATENCY",
-    "INFERENCE_PRECISION_HINT": "f32",
-    "ENABLE_CPU_PINNING": False,
-}
+# One stream, one request; without pinning the tail is shorter on machines that others use too.
+_PROPERTIES = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
 
 
 class OpenVino(Target):
     """Intel's runtime; runs int8 graphs that ONNX Runtime cannot fuse, on x86 and ARM CPUs."""
 
     packages: ClassVar[tuple[str, ...]] = ("openvino",)
+    fuses_activations: ClassVar[bool] = True
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8", "bf16")
     summary: ClassVar[str] = "OpenVINO, CPU plugin"
 
     name: Literal["openvino"] = "openvino"
@@ -50,8 +51,8 @@ class OpenVino(Target):
     )
 
     def missing(self) -> Missing | None:
-        """See Target."""
-        return sdk.absent("openvino", _INSTALL)
+        """See Target; for bf16 also a CPU that cannot compute in it."""
+        return sdk.absent("openvino", _INSTALL) or self._without_bf16()
 
     def broken(self) -> Missing | None:
         """See Target."""
@@ -70,12 +71,17 @@ class OpenVino(Target):
             self._fix_batch(model)
             graph = _graph(onnx)
             _name_by_position(model, _names(graph))
+            _name_outputs(model, graph)
             openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
         except RuntimeError as error:
             raise StageError(f"OpenVINO refuses {onnx.name}", found=str(error)) from error
         settings = {
             "device": self.device,
-            "properties": {**_PROPERTIES, "INFERENCE_NUM_THREADS": self.threads},
+            "properties": {
+                **_PROPERTIES,
+                "INFERENCE_PRECISION_HINT": _HINTS[self.precision or "fp32"],
+                "INFERENCE_NUM_THREADS": self.threads,
+            },
             **_ends(graph),
         }
         (folder / "model.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
@@ -83,54 +89,66 @@ class OpenVino(Target):
         return folder
 
     def open(self, artifact: Path) -> Session:
-        """See Target; also an error when a kernel runs in half precision."""
-        return _OpenVinoSession(self._load(artifact), _settings(artifact))
+        """See Target; also an error when kernels run in another float type than asked for."""
+        return _OpenVinoSession(self._compiled(artifact)[1], _settings(artifact))
 
     def audit(self, artifact: Path) -> Audit:
-        """Read layer types and precisions from the graph that the plugin executes."""
-        layers = _layers(self._load(artifact))
-        compute = [(name, kind, used) for name, kind, used in layers if kind in _COMPUTE]
-        floating = tuple(name for name, _, used in compute if used not in _INT8)
-        return Audit(
-            int8_fraction=1 - len(floating) / len(compute) if compute else 0.0,
-            kernels=Counter(f"{kind}:{used}" for _, kind, used in compute),
-            float_kernels=floating,
-        )
+        """Read layers, precisions and shapes from the graph that the plugin executes."""
+        return executed_model.audit(*self._compiled(artifact, one_sample=True))
+
+    def _without_bf16(self) -> Missing | None:
+        flags = machine().get("flags") if self.precision == "bf16" else None
+        if not isinstance(flags, list) or _BF16.intersection(map(str, flags)):
+            return None
+        reason = f"this CPU has no bf16 instructions ({', '.join(sorted(_BF16))})"
+        return Missing(reason, "set `precision: fp32` or `int8` for this target")
 
     def _fix_batch(self, model: Any) -> None:
         if self.batch is None:
             return
-        shapes = {port: list(port.get_partial_shape()) for port in model.inputs}
-        for shape in shapes.values():
-            if shape and shape[0].is_static and shape[0].get_length() != self.batch:
+        for shape in (port.get_partial_shape() for port in model.inputs):
+            if len(shape) and shape[0].is_static and shape[0].get_length() != self.batch:
                 has = shape[0].get_length()
                 raise StageError(
                     f"the ONNX file has the fixed batch {has}, the target asks for {self.batch}",
                     fix=f"targets: [{{name: openvino, batch: {has}}}]",
                 )
-            shape[:1] = [self.batch] * len(shape[:1])
-        model.reshape(shapes)
+        _set_free_batch(model, self.batch)
 
-    def _load(self, artifact: Path) -> Any:
-        """The compiled model, on the CPU and in the precision asked for, or StageError."""
+    def _compiled(self, artifact: Path, *, one_sample: bool = False) -> tuple[Any, Any]:
+        """The model, and what it compiles to on the CPU in the precision asked for, or StageError.
+
+        `one_sample`: compiled for one where the batch is free, so that all shapes are known.
+        """
         core = _openvino().Core()
         properties = {**_settings(artifact)["properties"], "INFERENCE_NUM_THREADS": self.threads}
         try:
             model = core.read_model(artifact / "model.xml")
+            if one_sample:
+                _set_free_batch(model, 1)
             compiled = core.compile_model(model, self.device, properties)
         except RuntimeError as error:
             raise StageError(f"OpenVINO refuses {artifact}", found=str(error)) from error
         devices = compiled.get_property("EXECUTION_DEVICES")
         if devices != [self.device]:
             raise StageError("OpenVINO fell back: asked for the CPU", found=str(devices))
-        layers = [layer for layer in _layers(compiled) if layer[1] in _COMPUTE]
-        half = [f"{name} in {used}" for name, _, used in layers if used in _HALF]
-        if half:
+        self._check_precision(executed_model.layers(model, compiled))
+        return model, compiled
+
+    def _check_precision(self, layers: Sequence[Layer]) -> None:
+        half = [f"{x.name} in {x.precision}" for x in layers if x.precision in ("bf16", "fp16")]
+        if half and self.precision != "bf16":
             raise StageError(
-                "OpenVINO runs layers in half precision though fp32 was asked for",
+                "OpenVINO runs layers in half precision though it was not asked for",
                 found=listing(half, 5),
+                fix="compile it again, or name the variant: `precision: bf16`",
             )
-        return compiled
+        if layers and not half and self.precision == "bf16":
+            raise StageError(
+                "OpenVINO runs no layer in bf16, though it was asked for",
+                found=listing([f"{x.name} in {x.precision}" for x in layers], 5),
+                fix="set `precision: fp32` or `int8` for this target: this CPU has no bf16 kernels",
+            )
 
 
 class _OpenVinoSession(Session):
@@ -206,14 +224,28 @@ def _name_by_position(model: Any, given: set[str]) -> None:
             layer.set_friendly_name(f"{layer.get_type_name()}@{index}")
 
 
-def _layers(compiled: Any) -> list[tuple[str, str, str]]:
-    """(name, layer type, precision) of every executed layer."""
-    layers = []
-    for layer in compiled.get_runtime_model().get_ordered_ops():
-        info = layer.get_rt_info()
-        kind, used = (info[key].astype(str) for key in ("layerType", "runtimePrecision"))
-        layers.append((layer.get_friendly_name(), kind, used))
-    return layers
+def _name_outputs(model: Any, graph: Any) -> None:
+    """Give layers that OpenVINO calls by the output they make the name of their node again."""
+    nodes = {output: node.name for node in graph.node for output in node.output}
+    for result in model.get_results():
+        layer = result.input_value(0).get_node()
+        if name := nodes.get(layer.get_friendly_name()):
+            layer.set_friendly_name(name)
+
+
+def _set_free_batch(model: Any, batch: int) -> None:
+    """Give the inputs `batch` samples where their number is free, and infer the other shapes.
+
+    `model.reshape` would do so too, but it also merges equal operators, such as the zero points of
+    two layers, which the passes that look for int8 layers do not expect: every other layer of a
+    transformer, and all convolutions beside a transposed one, then run in float (OpenVINO 2026.4).
+    """
+    for parameter in model.get_parameters():
+        shape = parameter.get_partial_shape()
+        if len(shape) and shape[0].is_dynamic:
+            shape[0] = batch
+            parameter.set_partial_shape(shape)
+    model.validate_nodes_and_infer_types()
 
 
 def _spec(name: str, port: Any) -> TensorSpec:

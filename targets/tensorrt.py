@@ -9,13 +9,16 @@ tests, which have no GPU; the build half is known to work in TensorRT-RTX, which
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from kdpipe.targets import sdk
+from kdpipe.targets.audit import Executed, Layer
 from kdpipe.targets.base import Audit, Missing, Session, Target, Tensors, TensorSpec
 from kdpipe.targets.device.cuda import CudaError, Device, gpus
 from kdpipe.targets.errors import StageError, listing
@@ -28,7 +31,10 @@ else:
     from kdpipe.targets.lazy import np
 
 _INSTALL = "pip install 'kdpipe[tensorrt]'"
-_COMPUTE = ("conv", "gemm", "matrixmultiply", "fullyconnected")
+_COMPUTE = ("conv", "deconv", "gemm", "matrixmultiply", "fullyconnected")
+_CONVERSIONS = ("reformat", "shuffle")
+_EXECUTED: Mapping[str, Executed] = {"int8": "int8", "bf16": "bf16", "fp16": "fp16", "half": "fp16"}
+"""How the inspector describes a tensor's type -> the precision; anything else is fp32."""
 
 
 class TensorRt(Target):
@@ -66,7 +72,7 @@ class TensorRt(Target):
         problems = unfit_for_tensorrt(onnx)
         if problems:
             raise StageError(
-                f"TensorRT needs every zero point to be int8 and 0; {onnx.name} has others",
+                f"TensorRT cannot take {onnx.name} as it is quantized",
                 found=listing(problems, 5),
                 fix="export the model again: the `trt` flavour of the int8 file is made for this",
             )
@@ -230,18 +236,40 @@ def _audit(layers: list[dict[str, Any]]) -> Audit:
     A fused region that TensorRT shows as one opaque kernel is counted in `kernels` only.
     """
     kernels: Counter[str] = Counter()
-    floating = []
-    int8 = 0
+    conversions: Counter[str] = Counter()
+    found = []
     for layer in layers:
         kind = str(layer.get("ParameterType") or layer["LayerType"])
-        used = " ".join(str(tensor["Format/Datatype"]) for tensor in layer["Inputs"][:1])
-        is_int8 = "int8" in used.lower()
-        kernels[f"{kind}:{'int8' if is_int8 else 'float'}"] += 1
+        used = _precision(layer)
+        kernels[f"{kind}:{used}"] += 1
         if kind.lower().startswith(_COMPUTE):
-            int8 += is_int8
-            floating += [] if is_int8 else [str(layer["Name"])]
-    fraction = int8 / max(1, int8 + len(floating))
-    return Audit(int8_fraction=fraction, kernels=kernels, float_kernels=tuple(floating))
+            found.append(Layer(str(layer["Name"]), kind, used, _macs(kind.lower(), layer)))
+        elif kind.lower().startswith(_CONVERSIONS):
+            conversions[kind] += 1
+    return Audit(tuple(found), kernels, conversions=conversions)
+
+
+def _precision(layer: dict[str, Any]) -> Executed:
+    """That of the first input, e.g. `Channel major FP16 format where channel % 8 == 0`."""
+    used = " ".join(str(tensor["Format/Datatype"]) for tensor in layer["Inputs"][:1]).lower()
+    for word, precision in _EXECUTED.items():
+        if word in used:
+            return precision
+    return "fp32"
+
+
+def _macs(kind: str, layer: dict[str, Any]) -> int | None:
+    """For one sample: every position takes every weight, whatever the groups.
+
+    A transposed convolution has as many positions as its input. None where a free side, or an
+    inspector that says less, leaves it open.
+    """
+    weights = layer.get("Weights", {}).get("Count")
+    tensors = layer.get("Inputs" if "deconv" in kind else "Outputs") or [{}]
+    sides: list[int] = tensors[0].get("Dimensions", [])[2:]
+    if "conv" not in kind or not weights or not sides or min(sides) < 1:
+        return None
+    return math.prod(sides) * int(weights)
 
 
 def _specs(engine: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -327,7 +327,7 @@ def test_a_rule_about_nothing_fails_and_lists_what_there_is() -> None:
 def test_without_artifacts_every_rule_fails() -> None:
     """Nothing measured is nothing passed."""
     found = judge(DEFAULT_RULES, [])
-    assert [one.verdict for one in found] == ["FAIL", "FAIL"]
+    assert [one.verdict for one in found] == ["FAIL"] * len(DEFAULT_RULES)
     assert "there is no artifact" in found[0].reason
 
 
@@ -340,6 +340,34 @@ def test_compression_must_pay_where_something_was_compressed() -> None:
     (named,) = judge([Rule.model_validate({**rule, "target": "openvino-fp32"})], ALL)
     assert named.verdict == "FAIL"
     assert "fp32 itself" in named.reason
+
+
+def test_a_share_of_int8_is_asked_of_int8_artifacts_only() -> None:
+    """An fp32 or bf16 artifact has none, and is not meant to; named by hand it fails."""
+    rule = {"metric": "int8_fraction", "min": 0.5}
+    half = evidence(artifact="openvino-bf16", precision="bf16", values={"int8_fraction": 0.0})
+    found = judge([Rule.model_validate(rule)], [*ALL, half])
+    assert [one.artifact for one in found] == ["openvino-int8", "onnxruntime-int8"]
+    (named,) = judge([Rule.model_validate({**rule, "target": "openvino-bf16"})], [half])
+    assert named.verdict == "FAIL"
+    assert "openvino-bf16 is bf16, so none of it is meant to run in int8" in named.reason
+
+
+def test_rules_about_int8_say_why_they_fail() -> None:
+    """The share and the speedup over fp32 end with the diagnosis; other failures, and what
+    passes, do not."""
+    slow = {"artifact": timing(3.0), "fp32": timing(2.0), "teacher": timing(2.9)}
+    found = evidence(latency=slow, diagnosis="in float: stem; use relu")
+    rules = [
+        {"metric": "int8_fraction", "min": 0.95},
+        {"metric": "speedup", "min": 1.0, "against": "fp32"},
+        {"metric": "speedup", "min": 1.0},
+        {"metric": "int8_fraction", "min": 0.5},
+    ]
+    said = {number: verdict(rule, found) for number, rule in enumerate(rules)}
+    assert [one.verdict for one in said.values()] == ["FAIL", "FAIL", "FAIL", "PASS"]
+    ends = [one.reason.endswith("; in float: stem; use relu") for one in said.values()]
+    assert ends == [True, True, False, False]
 
 
 def test_each_limit_of_a_rule_gets_its_verdict() -> None:

@@ -83,10 +83,11 @@ def test_the_headline_metric_of_each_task_can_be_ruled(task: Any) -> None:
 
 
 def test_the_default_rules_need_no_task_and_no_product() -> None:
-    """At most one point lost, whatever the metric, and compression must pay."""
+    """At most one point lost, whatever the metric; compression must pay, and really be int8."""
     assert [(rule.metric, rule.against, rule.limits) for rule in DEFAULT_RULES] == [
         ("score", "teacher", {"max-degradation": 0.01}),
         ("speedup", "fp32", {"min": 1.0}),
+        ("int8_fraction", "teacher", {"min": 0.5}),
     ]
 
 

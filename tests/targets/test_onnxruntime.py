@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -41,6 +42,57 @@ def test_audit_names_what_cannot_be_fused(int8: Callable[[str], Path], tmp_path:
     assert audit.int8_fraction < 1.0
     assert any("block" in name or "stem" in name for name in audit.float_kernels)
     assert audit.kernels["DequantizeLinear"] > 1
+    assert "r2_DequantizeLinear" in audit.unfused
+
+
+def test_audit_of_a_stored_optimized_graph_is_that_of_its_source(
+    int8: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """`ahead_of_time` changes when the graph is optimized, and not what runs."""
+    audits = []
+    for target in (OnnxRuntime(), OnnxRuntime(ahead_of_time=True)):
+        (tmp_path / str(target.ahead_of_time)).mkdir()
+        folder = tmp_path / str(target.ahead_of_time)
+        audits.append(target.audit(target.compile(int8("cpu"), folder)))
+
+    first, second = ([(x.kind, x.precision, x.macs) for x in a.layers] for a in audits)
+    assert first == second
+    assert all(macs for *_, macs in first)
+
+
+def test_free_sides_leave_macs_unknown(fp32: Path, tmp_path: Path) -> None:
+    """No image size would be the right one: layers then count the same, and no number is made."""
+    model = onnx.load(fp32)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, tmp_path / "free.onnx")
+
+    audit = OnnxRuntime().audit(tmp_path / "free.onnx")
+
+    assert [layer.macs for layer in audit.layers] == [None] * 3
+
+
+def test_audit_names_the_activation_in_between(tmp_path: Path) -> None:
+    """What keeps a convolution in float, also where an activation is several operators."""
+    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [
+        make("Conv", ["x", "w"], ["a"], "first"),
+        make("Sigmoid", ["a"], ["s"]),
+        make("Mul", ["a", "s"], ["b"]),
+        make("Conv", ["b", "w"], ["c"], "second"),
+        make("HardSigmoid", ["c"], ["h"], alpha=1 / 6, beta=0.5),
+        make("Mul", ["c", "h"], ["d"]),
+        make("Conv", ["d", "w"], ["e"], "third"),
+        make("Relu", ["e"], ["y"]),
+    ]
+    weight = onnx.numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "w")
+    ends = [value(name, onnx.TensorProto.FLOAT, [1, 3, 4, 4]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "activations", ends[:1], ends[1:], [weight])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "a.onnx")
+
+    layers = OnnxRuntime().audit(tmp_path / "a.onnx").layers
+
+    assert [layer.activation for layer in layers] == ["silu", "hardswish", ""]
 
 
 def test_audit_counts_inside_branches(tmp_path: Path) -> None:

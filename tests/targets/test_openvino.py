@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdpipe.targets.errors import StageError
+from kdpipe.targets.onnxruntime import OnnxRuntime
 from kdpipe.targets.openvino import OpenVino
 
 NETWORK_WATCH = """
@@ -53,6 +54,50 @@ def test_same_fixed_batch_is_kept(fixed_batch: Path, tmp_path: Path) -> None:
         folder.mkdir()
         with target.open(target.compile(fixed_batch, folder)) as session:
             assert session.batch == 4
+
+
+def precisions(target: OpenVino, artifact: Path) -> set[str]:
+    return {layer.precision for layer in target.audit(artifact).layers}
+
+
+def test_bf16_is_a_variant_with_a_name(fp32: Path, tmp_path: Path) -> None:
+    """It runs in bf16 when asked, under an id of its own, and in fp32 when not."""
+    half, full = OpenVino(precision="bf16"), OpenVino(precision="fp32")
+    if missing := half.missing():
+        pytest.skip(missing.reason)
+    for name in ("half", "full"):
+        (tmp_path / name).mkdir()
+
+    assert (half.id, half.source) == ("openvino-bf16", "fp32")
+    assert precisions(half, half.compile(fp32, tmp_path / "half")) == {"bf16"}
+    assert precisions(full, full.compile(fp32, tmp_path / "full")) == {"fp32"}
+
+
+def test_without_bf16_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU whose flags have no bf16 is told so; fp32 and int8 run there as ever."""
+    facts = {"flags": ["avx2", "avx512f"]}
+    monkeypatch.setattr("kdpipe.targets.openvino.machine", lambda: facts)
+
+    missing = OpenVino(precision="bf16").missing()
+
+    assert missing is not None
+    assert "no bf16 instructions (amx_bf16, avx512_bf16, bf16)" in missing.reason
+    assert "precision: fp32" in missing.fix
+    assert OpenVino(precision="int8").missing() is None
+
+
+def test_fp32_under_the_name_of_bf16_is_an_error(fp32: Path, tmp_path: Path) -> None:
+    """An artifact that was compiled for fp32 is not passed off as bf16."""
+    artifact = OpenVino(precision="fp32").compile(fp32, tmp_path)
+
+    with pytest.raises(StageError, match="no layer in bf16"):
+        OpenVino(precision="bf16").open(artifact)
+
+
+def test_other_targets_have_no_bf16() -> None:
+    """The config says what a target can run in, before anything is compiled."""
+    with pytest.raises(ValueError, match="it does not run in bf16; use fp32 or int8"):
+        OnnxRuntime(precision="bf16")
 
 
 def test_half_precision_is_an_error(fp32: Path, tmp_path: Path) -> None:
