@@ -21,6 +21,7 @@ from kdpipe.pipeline.place import Problem, shown
 from kdpipe.pipeline.wording import choose
 from kdpipe.stages import DEFAULT_RULES, STAGES, TASKS, Rule, Stage, Task
 from kdpipe.stages.choice import choice
+from kdpipe.stages.rules import SCORE, SCORES
 from kdpipe.targets import Target, targets
 from kdpipe.targets.base import Precision
 
@@ -54,6 +55,7 @@ class Config:
         problems = [
             *_target_problems(document, wanted, chain),
             *_rule_problems(document, rules, wanted),
+            *_metric_problems(document, rules, given["task"]),
         ]
         if problems:
             raise document.refuse(problems)
@@ -64,9 +66,13 @@ class Config:
         return steps(self.stages, {"task": self.task}, self.targets)
 
     def check(self) -> None:
-        """Let every stage look at the files it was given; quick, before anything runs."""
+        """Let every stage look at the files it was given and at its neighbours; quick, before
+        anything runs."""
+        chain = {stage.name: stage for stage in self.stages}
         for stage in self.stages:
             stage.check()
+            stage.check_task(self.task)
+            stage.check_chain(chain)
 
 
 @functools.cache
@@ -92,8 +98,8 @@ def schema() -> type[BaseModel]:
         tuple[Rule, ...] | None,
         Field(
             DEFAULT_RULES,
-            description="rules that the artifacts must prove; by default at most a point lost, and "
-            "int8 faster than fp32; null: none",
+            description="rules that the artifacts must prove; by default at most a point lost, "
+            "int8 faster than fp32, and half of the work in int8; null: none",
         ),
     )
     return create_model(
@@ -139,7 +145,7 @@ def _target_problems(
             yield problem_at(
                 document, ("targets", index), what, note, "help: remove one of the two"
             )
-        elif target.precision not in ("fp32", _gained(stages)):
+        elif target.source not in ("fp32", _gained(stages)):
             what = f"this chain does not make {target.precision}"
             note = "help: set quantize.mode to ptq or qat, or precision: fp32 for this target"
             yield problem_at(document, ("targets", index, "precision"), what, note)
@@ -155,3 +161,12 @@ def _rule_problems(
             notes, _ = choose(rule.target, known, listed=True)
             what = f"{shown(rule.target)} is none of the targets"
             yield problem_at(document, ("gate", index, "target"), what, *notes)
+
+
+def _metric_problems(document: Document, rules: Sequence[Rule], task: Task) -> Iterator[Problem]:
+    """Rules about the metric of another task: nothing in this run would measure it."""
+    for index, rule in enumerate(rules):
+        if rule.metric in SCORES and rule.metric not in (SCORE, task.metric):
+            what = f"{shown(rule.metric)} is not a metric of the task {task.kind}"
+            note = f"help: write metric: {task.metric}, or metric: {SCORE} for any task"
+            yield problem_at(document, ("gate", index, "metric"), what, note)

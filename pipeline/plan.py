@@ -70,7 +70,7 @@ class Planner:
                 for name, value in step.settings.items()
             },
             "packages": {name: _version(name) for name in sorted(set(packages))},
-            **({"machine": machine()} if step.stage.machine else {}),
+            **({"machine": machine()} if step.stage.measures() else {}),
         }
 
     def files(self, step: Step) -> dict[str, str]:

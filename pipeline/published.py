@@ -9,16 +9,24 @@ python -m kdpipe.pipeline.published > pipeline/schema.json
 from __future__ import annotations
 
 import json
+from importlib.metadata import entry_points
 from importlib.resources import files
+
+from kdpipe.targets import GROUP
 
 
 def published() -> str:
-    """The text of `schema.json`."""
+    """The text of `schema.json`, or a new one where other packages bring targets.
+
+    Raises UsageError when one of those is broken.
+    """
+    if entry_points(group=GROUP):
+        return generated()
     return (files("kdpipe.pipeline") / "schema.json").read_text("utf-8")
 
 
 def generated() -> str:
-    """The same from the models as they are now."""
+    """The schema of the models as they are now."""
     from kdpipe.pipeline.config import schema
 
     return json.dumps(schema().model_json_schema(), indent=1, ensure_ascii=False) + "\n"

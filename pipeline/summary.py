@@ -13,11 +13,13 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from kdpipe.pipeline import returned
 from kdpipe.stages import Rule
 
 Results = Mapping[str, Any]
 NARROW = 80
-COLUMNS = ("gate", "artifact", "accuracy", "drop (95 %)", "p50 ms", "p95 ms", "speed", "size")
+FIRST, LAST = ("gate", "artifact"), ("drop (95 %)", "p50 ms", "p95 ms", "speed", "size")
+"""Columns before and behind that of the headline metric, which has the metric's own name."""
 EXPENDABLE = ("p95 ms", "size")
 """What a table goes without where it is too wide, in this order; `results.json` has it all."""
 
@@ -30,35 +32,42 @@ def render(results: Results, width: int, table: bool) -> list[str]:
     rows: list[Row] = [*_networks(results)]
     rows += [_artifact(row, results) for row in results["artifacts"]]
     rows += [{"gate": "SKIP", "artifact": row["id"]} for row in results["skipped"]]
-    lines = _table(rows, width) if table and width >= NARROW else []
+    columns = (*FIRST, _metric(results), *LAST)
+    lines = _table(rows, columns, width) if table and width >= NARROW else []
     text = [*_notes(results), "", *_judgements(results)]
     if table:
         text = [part for line in text for part in _wrapped(line, width)]
-    return [*(lines or map(_record, rows)), "", *text]
+    return [*(lines or [_record(row, columns) for row in rows]), "", *text]
+
+
+def _metric(results: Results) -> str:
+    """The headline metric, e.g. accuracy; a run that broke before its data were read has none."""
+    return str(results["metric"] or "score")
 
 
 def _networks(results: Results) -> Iterator[Row]:
     teacher, student, control = results["teacher"], results["student"], results["control"]
+    metric = _metric(results)
     if teacher:
-        yield {"gate": "ref", "artifact": "teacher", "accuracy": _fraction(teacher["accuracy"])}
+        yield {"gate": "ref", "artifact": "teacher", metric: _fraction(teacher[metric])}
     named = {"student (PyTorch)": student, "control, no KD": control}
     for name, network in named.items():
         if teacher and network and network != teacher:
-            drop = teacher["accuracy"] - network["accuracy"]
+            drop = teacher[metric] - network[metric]
             yield {
                 "gate": "-",
                 "artifact": name,
-                "accuracy": _fraction(network["accuracy"]),
+                metric: _fraction(network[metric]),
                 "drop (95 %)": f"{drop:+.4f}",
             }
 
 
 def _artifact(row: Mapping[str, Any], results: Results) -> Row:
-    latency, speedup = row["latency_ms"], row["speedup"]
+    latency, speedup, metric = row["latency_ms"], row["speedup"], _metric(results)
     return {
         "gate": _word(row["id"], results),
         "artifact": row["id"],
-        "accuracy": _fraction(row["accuracy"]),
+        metric: _fraction(row[metric]),
         "drop (95 %)": f"{row['drop']['mean']:+.4f} <{_bound(row['drop']['high'])}",
         "p50 ms": f"{latency['p50']:.3f}" if latency else "-",
         "p95 ms": f"{latency['p95']:.3f}" if latency else "-",
@@ -77,10 +86,10 @@ def _word(artifact: str, results: Results) -> str:
     return "pass" if words else "-"
 
 
-def _table(rows: Sequence[Row], width: int) -> list[str]:
+def _table(rows: Sequence[Row], columns: Sequence[str], width: int) -> list[str]:
     """The widest table that fits, and nothing where none does."""
     for dropped in range(len(EXPENDABLE) + 1):
-        lines = _aligned(rows, [name for name in COLUMNS if name not in EXPENDABLE[:dropped]])
+        lines = _aligned(rows, [name for name in columns if name not in EXPENDABLE[:dropped]])
         if max(map(len, lines)) <= width:
             return lines
     return []
@@ -100,9 +109,9 @@ def _aligned(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
-def _record(row: Row) -> str:
+def _record(row: Row, columns: Sequence[str]) -> str:
     """Example: FAIL openvino-int8 accuracy=0.9600 drop=+0.0200<+0.0350 p50=0.410"""
-    given = {name: row.get(name, "-") for name in COLUMNS[2:]}
+    given = {name: row.get(name, "-") for name in columns[2:]}
     values = [f"{k.split()[0]}={v.replace(' ', '')}" for k, v in given.items() if v != "-"]
     return " ".join([row["gate"], row["artifact"].replace(" ", "-"), *values])
 
@@ -118,6 +127,10 @@ def _notes(results: Results) -> Iterator[str]:
         )
     if control:
         yield f"gain     {_gain(control['gain'])} against the control without distillation"
+    if quantized := results.get("quantized"):
+        yield f"int8     {_steps(quantized)}"
+        if search := quantized.get("search"):
+            yield from returned.lines(search)
     for row in results["artifacts"][:1]:
         latency = row["latency_ms"]
         measured = (
@@ -126,9 +139,49 @@ def _notes(results: Results) -> Iterator[str]:
             else ""
         )
         yield f"samples  {row['samples']} eval samples{measured}"
+    yield from _slow(results)
     if hops := results["waterfall"]:
-        path = ", ".join(f"{hop['hop']} {_fraction(hop['accuracy'])}" for hop in hops)
+        path = ", ".join(f"{hop['hop']} {_fraction(hop[_metric(results)])}" for hop in hops)
         yield f"hops     {path}"
+    yield from _details(results)
+
+
+def _slow(results: Results) -> Iterator[str]:
+    """Artifacts that are slower than their fp32 twins beyond doubt, unless a rule says it already.
+
+    Example: openvino-int8 runs 0.81x as fast as its fp32 twin: in float: ...; try another target
+    """
+    rules = results["gate"]["rules"]
+    judged = {v["artifact"] for v in rules if v["rule"].get("against") == "fp32"}
+    for row in results["artifacts"]:
+        twin = row["speedup_fp32"]
+        if twin and row["id"] not in judged and (twin["high"] or math.inf) < 1:
+            slower = f"slow     {row['id']} runs {twin['ratio']:.2f}x as fast as its fp32 twin"
+            # Results of an earlier kdpipe have no diagnosis.
+            yield f"{slower}: {why}" if (why := row.get("diagnosis")) else slower
+
+
+def _details(results: Results) -> Iterator[str]:
+    """What the task reports beside its headline metric; those of single classes have a slash."""
+    judged = {"teacher": results["teacher"], **{row["id"]: row for row in results["artifacts"]}}
+    for name, row in judged.items():
+        shown = [
+            f"{metric} {_fraction(value)}"
+            for metric, value in ((row or {}).get("details") or {}).items()
+            if "/" not in metric
+        ]
+        if shown:
+            yield f"also     {name}: {', '.join(shown)}"
+
+
+def _steps(quantized: Mapping[str, Any]) -> str:
+    """Example: qat, in PyTorch: student 0.9733 -> 0.9711, control 0.9667 -> 0.9600"""
+    steps = [
+        f"{name} {_fraction(step['fp32'])} -> {_fraction(step['int8'])}"
+        for name, step in ((name, quantized[name]) for name in ("student", "control"))
+        if step
+    ]
+    return f"{quantized['mode']}, in {quantized['runtime']}: {', '.join(steps)}"
 
 
 def _gain(gain: Mapping[str, Any]) -> str:

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from kdpipe.targets.base import Precision
+
+if TYPE_CHECKING:
+    from kdpipe.stages.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,17 @@ class Stage(BaseModel):
     packages: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions change the output; part of the key."""
     machine: ClassVar[bool] = False
-    """Whether the output depends on the machine it was made on; then the machine joins the key."""
+    """Whether the output depends on the machine it was made on, whatever the settings."""
     Inputs: ClassVar[type]
     Output: ClassVar[type[Artifact]]
 
     def distributions(self) -> tuple[str, ...]:
         """`packages`, and those that its settings bring in; their versions join the key."""
         return self.packages
+
+    def measures(self) -> bool:
+        """`machine`, or whether its settings make it so: then the machine joins the key."""
+        return self.machine
 
     @property
     def skipped(self) -> bool:
@@ -118,6 +125,15 @@ class Stage(BaseModel):
         """Fail fast on what the user gave, before any stage runs; must be quick.
 
         Raises DataError or UsageError.
+        """
+
+    def check_task(self, task: Task) -> None:
+        """Fail fast where the settings and the config's task contradict, as `check` does."""
+
+    def check_chain(self, chain: Mapping[str, Stage]) -> None:
+        """Fail fast where the settings contradict those of other stages, by name, as `check` does.
+
+        Stages that are skipped are not in `chain`.
         """
 
     def run(self, inputs: Any, work: Work) -> None:

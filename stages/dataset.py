@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from kdpipe.stages.augment import Augment
 from kdpipe.stages.base import Artifact
-from kdpipe.stages.images import FileImages, PickedImages, StoredImages
+from kdpipe.stages.images import FileImages, Labels, PickedImages, StoredImages, StoredMaps
 from kdpipe.stages.images import Images as Images
 from kdpipe.stages.pixels import Form
+from kdpipe.stages.split import strata
 from kdpipe.stages.tasks import TASKS, Task
 from kdpipe.targets.errors import UsageError, listing
 
@@ -46,18 +47,25 @@ class Split:
     """Part of a dataset. `ids` name the samples for people; `groups` are bounded as wholes.
 
     A sample's number is its position: `ids[i]`, `labels[i]`, `groups[i]` and `images[i]` agree.
+    In label maps `ignored` is the value of a pixel without a label, where there is one.
     """
 
     name: str
     images: Images
-    labels: NDArray[np.generic]
+    labels: Labels
     preprocess: Preprocess
     ids: tuple[str, ...] = ()
     groups: NDArray[np.int64] | None = None
     paired: Mapping[str, Paired] = field(default_factory=dict)
+    ignored: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """(N,) what `stratified` keeps in proportion."""
+        return strata(self.labels)
 
     def inputs(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Model inputs for `indices`: normalised float32 (n, C, H, W)."""
@@ -74,21 +82,28 @@ class Split:
         return Split(
             name=name,
             images=PickedImages(self.images, rows),
-            labels=self.labels[rows],
+            labels=_picked(self.labels, rows),
             preprocess=self.preprocess,
             ids=tuple(self.ids[row] for row in rows),
             groups=None if self.groups is None else self.groups[rows],
             paired={name: paired.pick(rows) for name, paired in self.paired.items()},
+            ignored=self.ignored,
         )
+
+
+def _picked(labels: Labels, rows: NDArray[np.int64]) -> Labels:
+    return labels.pick(rows) if isinstance(labels, StoredMaps) else labels[rows]
 
 
 class Dataset(Artifact):
     """The output of the data stage.
 
-    `meta.json` says what is in the folder; `{train,eval}.labels.npy`, `.ids.json` and, where there
-    are groups, `.groups.npy` describe the samples; `.images.npy` holds their pixels, or
+    `meta.json` says what is in the folder; `{train,eval}.labels.npy` (int64 (N,), or maps, uint8
+    (N, H, W)), `.ids.json` and, where there are groups, `.groups.npy` describe the samples;
+    `.images.npy` holds their pixels, or
     `.checksums.npy` those of the user's own files; `.<name>.images.npy` holds paired pictures;
-    `calibration.npy` holds rows of train.
+    `calibration.npy` holds rows of train, or `calibration.images.npy` and `.ids.json` samples of a
+    source of their own; `calibration.json` says how they were chosen.
     """
 
     @cached_property
@@ -161,8 +176,21 @@ class Dataset(Artifact):
 
     @cached_property
     def calibration(self) -> Split:
-        """Samples of train from which quantization reads the ranges of activations."""
+        """What quantization reads the ranges of activations from: samples of train, as a rule.
+
+        Those of a source of their own have no labels: all are 0.
+        """
+        if self.own_calibration:
+            path = self.folder / "calibration.images.npy"
+            ids = tuple(json.loads((self.folder / "calibration.ids.json").read_text("utf-8")))
+            labels = np.zeros(len(ids), np.int64)
+            return Split("calibration", StoredImages(path), labels, self.preprocess, ids)
         return self.train.pick("calibration", np.load(self.folder / "calibration.npy"))
+
+    @property
+    def own_calibration(self) -> bool:
+        """Whether the calibration samples come from a source of their own, without labels."""
+        return (self.folder / "calibration.images.npy").exists()
 
     def example(self, n: int) -> NDArray[np.float32]:
         """Model inputs float32 (n, C, H, W): the first `n` of eval, repeated where short."""
@@ -174,12 +202,20 @@ class Dataset(Artifact):
         return Split(
             name=name,
             images=self._images(name, ids),
-            labels=np.load(self.folder / f"{name}.labels.npy"),
+            labels=self._labels(name),
             preprocess=self.preprocess,
             ids=ids,
             groups=np.load(groups) if groups.exists() else None,
             paired=self._paired(name),
+            ignored=self.task.ignored,
         )
+
+    def _labels(self, name: str) -> Labels:
+        path = self.folder / f"{name}.labels.npy"
+        if self.task.dense:
+            return StoredMaps(path)
+        labels: NDArray[np.generic] = np.load(path)
+        return labels
 
     def _paired(self, split: str) -> dict[str, Paired]:
         from kdpipe.targets.device.preprocess import Preprocess

@@ -65,11 +65,25 @@ def load_weights(blueprint: Blueprint, weights: Path) -> nn.Module:
     return network.eval()
 
 
+def require_outputs(network: nn.Module, blueprint: Blueprint, data: Dataset) -> None:
+    """Raise UsageError unless what the network gives is what the data's task needs."""
+    from kdpipe.stages.models.dry_run import dry_run
+
+    _, height, width = blueprint.shape
+    output = dry_run(network, blueprint.shape)
+    data.task.check_outputs(tuple(output.shape), (height, width))
+
+
 def judge(network: nn.Module, data: Dataset) -> Outcome:
     """What a network does on each eval sample, in PyTorch, in eval mode and fp32."""
     from kdpipe.stages.evaluate import evaluate, network_forward
 
     return evaluate(network_forward(network), data.eval, data.task)
+
+
+def details(outcome: Outcome, data: Dataset) -> dict[str, float]:
+    """What the task reports of an outcome on the eval split beside its headline metric."""
+    return dict(data.task.details(outcome.prediction, data.eval.labels, data.classes))
 
 
 def save_network(
@@ -79,6 +93,7 @@ def save_network(
     from kdpipe.stages.models import size, weights
 
     outcome = judge(network, data)
+    folder.mkdir(exist_ok=True)
     outcome.save(folder / "outcome.npz")
     blueprint.save(folder)
     if any(True for _ in network.parameters()):

@@ -1,4 +1,7 @@
-"""Any torch module -> one ONNX file, float or emitted int8; what compiles it is in `targets/`."""
+"""Any torch module -> one ONNX file, float or emitted int8; what compiles it is in `targets/`.
+
+A module that torch.export cannot trace is written by `torchscript.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from kdpipe.stages.layer_names import name_layers
 from kdpipe.stages.quantize.aten import origin
 from kdpipe.stages.quantize.ops import translation_table
-from kdpipe.stages.quantize.trace import silence, trace
+from kdpipe.stages.quantize.trace import Untraceable, silence, trace
 from kdpipe.targets.errors import StageError, listing
 
 if TYPE_CHECKING:
@@ -28,9 +32,31 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
     """Write `module` in eval mode: `input` (batch, ...) -> `output`, opset 20, weights inside.
 
     `example`: a batch of at least two samples. The module is left as it is. The same module gives
-    the same bytes, and no path of this machine is in them. Raises StageError when an operator has
-    no ONNX form, or the weights exceed the 2 GB that one file can hold.
+    the same bytes, and no path of this machine is in them. Raises StageError when torch.export
+    cannot trace the module, an operator has no ONNX form, or the weights exceed the 2 GB that one
+    file can hold.
     """
+    check_size(module)
+    proto = _translate(_trace(module, example))
+    _name_batch(proto)
+    name_layers(proto, module)
+    write(proto, path)
+
+
+def adopt(given: Path, output: str, path: Path) -> None:
+    """The user's ONNX file as one file, whose only output is the named one, the logits."""
+    import onnx
+
+    model = onnx.load(given)  # large tensors that lie beside it are read into it
+    if output:
+        (logits,) = [value for value in model.graph.output if value.name == output]
+        del model.graph.output[:]
+        model.graph.output.append(logits)
+    onnx.save(model, path)
+
+
+def check_size(module: nn.Module) -> None:
+    """Raise StageError when the weights of `module` do not fit into one ONNX file."""
     size = sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
     if size > LIMIT:
         raise StageError(
@@ -38,11 +64,33 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
             found=f"{size / 1e9:.2f} GB of weights, at most {LIMIT / 1e9:.0f} GB fit",
             fix="export a smaller student",
         )
-    program = trace(copy.deepcopy(module).cpu().eval(), example.cpu())
-    proto = _translate(program)
-    _anonymise(proto)
-    _name_batch(proto)
-    _write(proto, path)
+
+
+def write(proto: ModelProto, path: Path) -> None:
+    """Check the model, then write it whole or not at all.
+
+    What tells where and from which source lines it was made is removed from `proto` first.
+    """
+    import onnx
+
+    _clear(proto)
+    proto.producer_version = ""
+    onnx.checker.check_model(proto, full_check=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(proto.SerializeToString(deterministic=True))
+    os.replace(partial, path)
+
+
+def _trace(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    try:
+        return trace(copy.deepcopy(module).cpu().eval(), example.cpu())
+    except Untraceable as error:
+        raise Untraceable(
+            error.what,
+            found=error.found,
+            fix=f"{error.fix}; or write `export: {{exporter: torchscript}}`, which keeps of every "
+            "branch the one that the example takes",
+        ) from error
 
 
 def _translate(program: torch.export.ExportedProgram) -> ModelProto:
@@ -84,12 +132,6 @@ def _unsupported(program: torch.export.ExportedProgram, error: Exception) -> Sta
     )
 
 
-def _anonymise(proto: ModelProto) -> None:
-    """Remove what tells where and from which source lines the file was made."""
-    _clear(proto)
-    proto.producer_version = ""
-
-
 def _name_batch(proto: ModelProto) -> None:
     """Call the batch dimension `batch`, wherever the exporter's own symbol for it stands."""
     symbol = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
@@ -107,13 +149,3 @@ def _clear(message: Any) -> None:
         elif field.message_type is not None:
             for part in value if field.is_repeated else [value]:
                 _clear(part)
-
-
-def _write(proto: ModelProto, path: Path) -> None:
-    """Check the model, then write it whole or not at all."""
-    import onnx
-
-    onnx.checker.check_model(proto, full_check=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(proto.SerializeToString(deterministic=True))
-    os.replace(partial, path)

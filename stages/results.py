@@ -21,8 +21,9 @@ from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.stage import Distilled
 from kdpipe.stages.evidence import Evidence, Timing
 from kdpipe.stages.export import Exported
-from kdpipe.stages.network import Network
+from kdpipe.stages.network import Judged, Network, details
 from kdpipe.stages.quantize.stage import Quantized
+from kdpipe.stages.rules import SCORE
 
 CONFIDENCE = 0.95
 """One-sided confidence of every bound that is shown without a rule of its own."""
@@ -38,15 +39,17 @@ def collect(outputs: Outputs) -> dict[str, Any]:
     """Everything in `results.json` that stages know; absent outputs leave None or an empty list."""
     data, teacher, groups = outputs.get("data"), outputs.get("teacher"), _groups(outputs)
     assert data is None or isinstance(data, Dataset)
+    metric = data.task.metric if data else SCORE
     student = _student(outputs)
     return {
         "task": data.task.kind if data else None,
-        "metric": data.task.metric if data else None,
+        "metric": metric if data else None,
         "data": _data(data) if data else None,
-        "teacher": _network(teacher, groups) if isinstance(teacher, Network) else None,
-        "student": _network(student, groups) if student else None,
-        "control": _control(outputs.get("distill")),
-        "waterfall": _waterfall(outputs),
+        "teacher": _network(teacher, data, groups) if isinstance(teacher, Network) else None,
+        "student": _network(student, data, groups) if student else None,
+        "control": _control(outputs.get("distill"), metric),
+        "quantized": _quantized(outputs, student, groups),
+        "waterfall": _waterfall(outputs, metric),
         "parity": _parity(outputs.get("export")),
         "artifacts": [_row(measured) for measured in measurements(outputs).values()],
     }
@@ -89,20 +92,23 @@ def _data(data: Dataset) -> dict[str, Any]:
     }
 
 
-def _network(network: Network, groups: Groups) -> dict[str, Any]:
+def _network(network: Network, data: Dataset | None, groups: Groups) -> dict[str, Any]:
+    metric = data.task.metric if data else SCORE
     return {
         "model": network.blueprint.model,
         "arguments": dict(network.blueprint.arguments),
+        "substitute": dict(network.blueprint.substitute),
         "parameters": network.facts["parameters"],
         "macs": network.facts["macs"],
-        **_score(network.outcome.score, groups),
+        **_score(network.outcome.score, metric, groups),
+        "details": details(network.outcome, data) if data else {},
     }
 
 
-def _score(scores: Scores, groups: Groups) -> dict[str, Any]:
-    """The headline metric with its bounds and the number of samples."""
+def _score(scores: Scores, metric: str, groups: Groups) -> dict[str, Any]:
+    """The headline metric, under its own name, with its bounds and the number of samples."""
     interval = statistics.mean_score(scores, CONFIDENCE, groups)
-    return {"accuracy": interval.point, **_bounds(interval), "samples": len(scores)}
+    return {metric: interval.point, **_bounds(interval), "samples": len(scores)}
 
 
 def _bounds(interval: statistics.Interval | statistics.Drop) -> dict[str, float | None]:
@@ -111,7 +117,7 @@ def _bounds(interval: statistics.Interval | statistics.Drop) -> dict[str, float 
     return {"low": low, "high": high}
 
 
-def _control(distilled: Artifact | None) -> dict[str, Any] | None:
+def _control(distilled: Artifact | None, metric: str) -> dict[str, Any] | None:
     """What the student's twins without distillation scored, and the mean gain over the seeds."""
     if not isinstance(distilled, Distilled) or "control" not in distilled.pairs[0]:
         return None
@@ -122,14 +128,51 @@ def _control(distilled: Artifact | None) -> dict[str, Any] | None:
         gain["low"], gain["high"] = statistics.mean_bounds(gains, CONFIDENCE)
     return {
         "seeds": [int(pair["seed"]) for pair in pairs],
-        "accuracy": float(np.mean([pair["control"] for pair in pairs])),
-        "accuracies": [pair["control"] for pair in pairs],
+        metric: float(np.mean([pair["control"] for pair in pairs])),
+        "controls": [pair["control"] for pair in pairs],
         "distilled": [pair["distilled"] for pair in pairs],
         "gain": {**gain, "pairs": len(pairs)},
     }
 
 
-def _waterfall(outputs: Outputs) -> list[dict[str, Any]]:
+def _quantized(outputs: Outputs, student: Network | None, groups: Groups) -> dict[str, Any] | None:
+    """The metric before and after quantization, of what ships and of its control."""
+    quantized, distilled = outputs.get("quantize"), outputs.get("distill")
+    if not isinstance(quantized, Quantized) or student is None:
+        return None
+    control = distilled.control if isinstance(distilled, Distilled) else None
+    return {
+        "mode": quantized.facts["mode"],
+        "runtime": quantized.runtime,
+        "calibration": quantized.facts["calibration"],
+        "student": _step(student, quantized, groups),
+        "control": _step(control, quantized.control, groups),
+        "search": _search(quantized),
+    }
+
+
+def _search(quantized: Quantized) -> dict[str, Any] | None:
+    """Which layers went back to float, and why; null without `quantize.max_drop`."""
+    facts = quantized.facts
+    if "search" not in facts:
+        return None
+    return {**{name: facts[name] for name in ("max_drop_met", "returned")}, **facts["search"]}
+
+
+def _step(before: Judged | None, after: Judged | None, groups: Groups) -> dict[str, Any] | None:
+    """What one hop did to the metric; null where one end of it is not there."""
+    if before is None or after is None:
+        return None
+    scores = before.outcome.score, after.outcome.score
+    drop = statistics.paired_drop(*scores, CONFIDENCE, groups)
+    return {
+        "fp32": before.outcome.mean,
+        "int8": after.outcome.mean,
+        "drop": {"mean": drop.drop, **_bounds(drop)},
+    }
+
+
+def _waterfall(outputs: Outputs, metric: str) -> list[dict[str, Any]]:
     """The metric at every hop, and how much each hop loses against the teacher."""
     hops, groups = dict(_hops(outputs)), _groups(outputs)
     teacher = hops.get("teacher")
@@ -142,7 +185,7 @@ def _waterfall(outputs: Outputs) -> list[dict[str, Any]]:
     return [
         {
             "hop": hop,
-            "accuracy": float(scores.mean()),
+            metric: float(scores.mean()),
             "samples": len(scores),
             "drop": {"mean": drops[hop].drop, **_bounds(drops[hop])},
         }
@@ -181,7 +224,8 @@ def _row(measured: Measured) -> dict[str, Any]:
         "path": artifact["path"],
         "sha256": artifact["sha256"],
         "size_bytes": artifact["size_bytes"],
-        **_score(score, groups),
+        **_score(score, evidence.metric, groups),
+        "details": measured.meta.get("details", {}),
         "drop": {"mean": drop.drop, **_bounds(drop), "discordance": drop.discordance},
         "agreement": float(evidence.agreement.mean()),
         "latency_ms": _latency(evidence, "artifact"),
@@ -195,6 +239,8 @@ def _row(measured: Measured) -> dict[str, Any]:
         "int8_fraction": artifact["int8_fraction"],
         "kernels": artifact["kernels"],
         "float_kernels": list(artifact["float_kernels"]),
+        **{name: artifact.get(name) for name in ("layers", "unfused", "conversions")},
+        "diagnosis": evidence.diagnosis,
         "machine": measured.meta["machine"],
     }
 

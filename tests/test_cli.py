@@ -46,13 +46,17 @@ def test_run_ends_with_the_verdict(tiny: Any) -> None:
 
 
 def test_run_prints_the_summary(tiny: Any) -> None:
-    """The whole of stdout, in a pipe: one record for each model, one sentence for each rule."""
+    """The whole of stdout, in a pipe: one record for each model, one sentence for each rule.
+
+    Whether int8 pays in a network this tiny is up to the machine: the line that says so may come.
+    """
     record = "accuracy=# drop=#<# p#=# p#=# speed=#x size=#KiB"
     accuracy = "accuracy drop against the teacher # (# % bounds # to #, # samples)"
     size = "size # bytes (exact) keeps the limit of at most # bytes"
     hops = "teacher #, student #, quantized #, onnx fp# #, onnx int# #"
 
-    assert masked((tiny.folder / "first.out").read_text()).splitlines() == [
+    lines = masked((tiny.folder / "first.out").read_text()).splitlines()
+    assert [line for line in lines if not line.startswith("slow ")] == [
         "",
         "ref teacher accuracy=#",
         "- student-(PyTorch) accuracy=# drop=#",
@@ -62,6 +66,7 @@ def test_run_prints_the_summary(tiny: Any) -> None:
         "",
         "student  # parameters, #% of the teacher's #",
         "gain     # (# seed; no interval from one) against the control without distillation",
+        "int#     ptq, in PyTorch: student # -> #, control # -> #",
         "samples  # eval samples; latency: # fresh processes, # iterations",
         f"hops     {hops}, onnxruntime-int# #, openvino-int# #",
         "",
@@ -362,7 +367,7 @@ def test_only_needs_what_it_reads(tiny: Any) -> None:
 
 def test_bench_compares_two_files(tiny: Any) -> None:
     """`bench` measures any ONNX file, against another one in turns."""
-    (folder,) = (tiny.folder / ".kdpipe/objects").glob("export-*")
+    folder = min((tiny.folder / ".kdpipe/objects").glob("export-*"))
     bench = tiny.kdpipe(
         "bench",
         str(folder / "student.fp32.onnx"),

@@ -141,21 +141,48 @@ def test_the_table_of_methods_is_that_of_the_code() -> None:
 
 
 def test_settings_in_the_guide_are_valid() -> None:
-    """Every YAML block of docs/distillation.md is a `distill` or `data` section that validates."""
+    """Every YAML block of docs/distillation.md is made of sections that validate."""
     import yaml
 
     from kdpipe.stages.data import Data
     from kdpipe.stages.distill.stage import Distill
+    from kdpipe.stages.tasks.segmentation import Segmentation
 
     found = [yaml.safe_load(text) for text in blocks(ROOT / "docs/distillation.md", "yaml")]
 
     assert len(found) >= 8
     for document in found:
-        assert set(document) <= {"data", "distill"}
+        assert set(document) <= {"data", "distill", "task"}
+        if "task" in document:
+            Segmentation.model_validate(document["task"])
         if "data" in document:
             Data.model_validate(document["data"], context={"base": ROOT})
         if "distill" in document:
             Distill.model_validate(document["distill"], context={"base": ROOT})
+
+
+def test_settings_in_the_guide_to_quantization_are_valid() -> None:
+    """Every YAML block of docs/quantization.md validates, and every setting of its own is shown."""
+    import yaml
+
+    from kdpipe.stages.data import Data
+    from kdpipe.stages.export import Export
+    from kdpipe.stages.quantize.settings import RANGES, Quantization
+    from kdpipe.stages.quantize.stage import Quantize
+
+    stages = {"data": Data, "export": Export, "quantize": Quantize}
+    text = (ROOT / "docs/quantization.md").read_text("utf-8")
+    found = [yaml.safe_load(block) for block in blocks(ROOT / "docs/quantization.md", "yaml")]
+    shown = {name for document in found for name in document.get("quantize", ())}
+
+    assert len(found) >= 10
+    for document in found:
+        for name, settings in document.items():
+            stages[name].model_validate(settings, context={"base": ROOT})
+    own = {*Quantization.model_fields, "methods", "teacher", "supervised", "control"}
+    assert own <= shown
+    kinds = [kind.model_fields["kind"].default for kind in RANGES]
+    assert [kind for kind in kinds if f"`{kind}`" not in text] == []
 
 
 def test_results_are_documented(tiny: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
@@ -17,12 +18,18 @@ CONVOLUTIONS: Mapping[Any, int] = {
     _A.conv1d.padding: 0,
     _A.conv2d.default: 0,
     _A.conv2d.padding: 0,
+    _A.conv3d.default: 0,
+    _A.conv3d.padding: 0,
     _A.conv_transpose2d.input: 1,
 }
-"""Convolution -> the axis of its weight that counts output channels."""
+"""Convolution -> the axis of its weight that counts output channels. Transposed convolutions of one
+and of three dimensions stay in float."""
 
 WEIGHTED: Mapping[Any, int] = {**CONVOLUTIONS, _A.linear.default: 0}
 """Operator whose second argument is a trained weight -> the axis of the output channels."""
+
+MATMULS: frozenset[Any] = frozenset({_A.matmul.default, _A.bmm.default})
+"""Products of two activations, as in attention."""
 
 MOVES: frozenset[Any] = frozenset({
     _A.alias.default,
@@ -31,6 +38,7 @@ MOVES: frozenset[Any] = frozenset({
     _A.flatten.using_ints,
     _A.max_pool1d.default,
     _A.max_pool2d.default,
+    _A.max_pool3d.default,
     _A.permute.default,
     _A.pixel_shuffle.default,
     _A.reshape.default,
@@ -51,7 +59,10 @@ MOVES: frozenset[Any] = frozenset({
 AVERAGES: frozenset[Any] = frozenset({
     _A.adaptive_avg_pool1d.default,
     _A.adaptive_avg_pool2d.default,
+    _A.adaptive_avg_pool3d.default,
+    _A.avg_pool1d.default,
     _A.avg_pool2d.default,
+    _A.avg_pool3d.default,
     _A.mean.dim,
 })  # fmt: skip
 """Averages over positions: the output lies within the range of the input, on a finer grid."""
@@ -100,9 +111,79 @@ def clip_bounds(node: fx.Node) -> tuple[float, float] | None:
 
 def origin(node: fx.Node) -> str:
     """How people know a node: `relu_3 (in layer1.0.act)`, the module's path in their model."""
+    inside = module_path(node)
+    return f"{node.name} (in {inside})" if inside else node.name
+
+
+def module_path(node: fx.Node) -> str:
+    """The module of the user's model that computes `node`, or "" for the model itself."""
     stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values() if path]
-    return f"{node.name} (in {paths[-1]})" if paths else node.name
+    # Nodes that torch.export adds carry a marker in place of a path.
+    paths = [path for path, _ in stack.values() if path and not path.startswith("_empty_nn")]
+    return paths[-1] if paths else ""
+
+
+def is_layer(node: fx.Node) -> bool:
+    """Whether `node` can be quantized: it has a weight of its own, or multiplies activations."""
+    if node.target in WEIGHTED:
+        weight = argument(node, 1)
+        return isinstance(weight, fx.Node) and weight.op == "get_attr"
+    return node.target in MATMULS and all(is_activation(operand) for operand in node.args[:2])
+
+
+def is_activation(argument: Any) -> bool:
+    """A float tensor that depends on the input; a split's tuple of tensors is none."""
+    if not isinstance(argument, fx.Node) or argument.op == "get_attr" or _CONSTANT in argument.meta:
+        return False
+    value = argument.meta.get("val")
+    return bool(getattr(getattr(value, "dtype", None), "is_floating_point", False))
+
+
+def mark_constants(graph: fx.Graph) -> None:
+    """Find what a captured graph computes without its input: a class token for each sample, say.
+
+    Copies of the graph keep it, and `is_activation` tells.
+    """
+    constants = set[fx.Node]()
+    for node in graph.nodes:
+        # Sizes, such as that of the batch, are numbers.
+        read = [n for n in node.all_input_nodes if not isinstance(n.meta.get("val"), _NUMBERS)]
+        if node.op == "get_attr" or (node.op == "call_function" and constants.issuperset(read)):
+            constants.add(node)
+            node.meta[_CONSTANT] = True
+
+
+def name_layers(graph: fx.Graph) -> None:
+    """Give every layer of a captured graph its `path`, which copies of the graph keep."""
+    counts: Counter[str] = Counter()
+    for node in filter(is_layer, graph.nodes):
+        name = _layer_name(node)
+        counts[name] += 1
+        node.meta[_PATH] = name if counts[name] == 1 else f"{name}#{counts[name]}"
+
+
+def path(node: fx.Node) -> str:
+    """The name of a layer: its module's path in the user's model, `layer1.0.conv1`.
+
+    The second call of a module is `conv#2`, a product of activations `attention.matmul`; a layer
+    outside of all modules has the node's name. Each layer of a graph has a name of its own.
+    """
+    return str(node.meta.get(_PATH) or module_path(node) or node.name)
+
+
+_PATH, _CONSTANT = "kdpipe_path", "kdpipe_constant"
+"""Keys of a node's `meta`."""
+
+_NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
+
+
+def _layer_name(node: fx.Node) -> str:
+    inside = module_path(node)
+    if node.target in MATMULS:
+        return f"{inside}.matmul" if inside else node.name
+    # Attention calls its projections as functions: the weight tells which one it is.
+    owner: str = node.args[1].target.rpartition(".")[0]  # type: ignore[union-attr]
+    return owner if owner.startswith(inside) and owner else inside or node.name
 
 
 def argument(node: fx.Node, position: int, default: Any = None) -> Any:

@@ -10,14 +10,16 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
-from kdpipe.stages.quantize.aten import DROPOUTS, origin
+from kdpipe.stages.quantize.aten import DROPOUTS, mark_constants, name_layers, origin
+from kdpipe.stages.quantize.attention import open_attention
 from kdpipe.stages.quantize.fold import fold_batch_norms
 from kdpipe.stages.quantize.trace import trace
 from kdpipe.targets.errors import StageError
 
 
 def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
-    """Trace `model` in eval mode for any batch size; batch norms are folded, dropout is gone.
+    """Trace `model` in eval mode for any batch size; batch norms are folded, dropout is gone,
+    attention is written out.
 
     `example`: a batch of at least two samples, (N >= 2, ...), on the model's device. All weights of
     the result can be trained. Raises StageError when torch.export cannot trace the model.
@@ -29,9 +31,12 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     module = fx.GraphModule(traced, traced.graph)
     _make_functional(module.graph)
     _remove_dropout(module.graph)
+    open_attention(module.graph)
     fold_batch_norms(module)
     module.graph.eliminate_dead_code()
     drop_unused(module)
+    mark_constants(module.graph)
+    name_layers(module.graph)
     module.recompile()
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())

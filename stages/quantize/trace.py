@@ -17,11 +17,15 @@ from torch import Tensor, nn
 from kdpipe.targets.errors import StageError
 
 
+class Untraceable(StageError):
+    """torch.export cannot make a graph of a module; other ways to quantize and export it exist."""
+
+
 def trace(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """Trace `module` for any batch size. The program shares its parameters with `module`.
 
     `example`: (N >= 2, ...), on the module's device; torch.export takes a batch of one for a
-    constant. Raises StageError when the module cannot be traced.
+    constant. Raises StageError for a smaller one, Untraceable when the module cannot be traced.
     """
     if example.ndim < 2 or example.shape[0] < 2:
         raise StageError(
@@ -36,7 +40,7 @@ def trace(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     except Exception as error:
         # torch.export raises whatever the model's own code raises, and a dozen types of its own.
         reason = str(error).strip().partition("\n")[0]
-        raise StageError(
+        raise Untraceable(
             f"torch.export cannot trace {type(module).__name__}",
             found=f"{type(error).__name__}: {reason}",
             fix="in forward(), use torch operators only, without Python branches on tensor values "

@@ -207,6 +207,43 @@ def test_missing_file() -> None:
         Config.read(Path("none.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "what", "found"),
+    [
+        ("export: {half: true}\nquantize: null", "export.half does nothing", "no `quantize`"),
+        (
+            "export: {half: true}\nquantize: {mode: ptq, engine: onnxruntime}",
+            "export.half does nothing",
+            "quantize.engine: onnxruntime",
+        ),
+        (
+            "distill: {control: null}\nquantize: {control: true}",
+            "no control to quantize",
+            "distill.control: null",
+        ),
+        ("distill: null\nquantize: {control: true}", "no control to quantize", "no `distill`"),
+    ],
+)
+def test_stages_that_contradict_each_other(settings: str, what: str, found: str) -> None:
+    """They are refused before anything runs, and not when a training has led there."""
+    config = read(f"{SMALL}{settings}\n")
+
+    with pytest.raises(UsageError, match=what) as caught:
+        config.check()
+
+    assert found in caught.value.found
+
+
+def test_max_drop_without_labels() -> None:
+    """Likewise; samples that are drawn from train have labels."""
+    text = SMALL.replace("digits}", "digits, calibration: {source: digits}}")
+    settings = "quantize: {mode: ptq, max_drop: 0.01}\n"
+
+    with pytest.raises(UsageError, match="needs calibration samples with labels"):
+        read(text + settings).check()
+    read(SMALL + settings).check()
+
+
 def test_set_wins() -> None:
     """--set overrides the file and is checked like it."""
     assert ids(read(SMALL, "quantize=null")) == ["onnxruntime-fp32"]

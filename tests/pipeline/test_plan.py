@@ -46,7 +46,7 @@ class Toy(Target):
         raise StageError("a toy runs nothing")
 
     def audit(self, artifact: Path) -> Audit:
-        return Audit(0.0)
+        return Audit()
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,13 @@ class MachineWords(Words):
     """The same stage, if its output depended on the machine."""
 
     machine: ClassVar[bool] = True
+
+
+class MeasuringWords(Words):
+    """The same stage, if some of its settings measured something."""
+
+    def measures(self) -> bool:
+        return bool(self.text)
 
 
 @dataclass(frozen=True)
@@ -217,6 +224,7 @@ def test_everything_is_stored(bench: Bench) -> None:
         (Words(text="x", note="y"), '`words.text` "hello" -> "x"; `words.note` "" -> "y"'),
         (NewWords(), "kdpipe changed how `words` works"),
         (MachineWords(), "another machine"),
+        (MeasuringWords(), "another machine"),
     ],
 )
 def test_reasons(bench: Bench, changed: Stage, why: str) -> None:

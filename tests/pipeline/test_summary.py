@@ -20,6 +20,8 @@ def artifact(name: str, **changes: Any) -> dict[str, Any]:
         "drop": {"mean": 0.0089, "low": -0.0012, "high": 0.019},
         "latency_ms": {"p50": 12.345, "p95": 23.456, "processes": 10, "iterations": 1000},
         "speedup": {"ratio": 5.21},
+        "speedup_fp32": {"ratio": 2.04, "low": 1.91, "high": 2.17},
+        "diagnosis": "in float: stem; use relu",
         "size_bytes": 123_456,
         **changes,
     }
@@ -27,13 +29,15 @@ def artifact(name: str, **changes: Any) -> dict[str, Any]:
 
 def verdict(name: str, word: str) -> dict[str, Any]:
     """One verdict."""
-    return {"artifact": name, "verdict": word, "reason": f"the reason for {word}"}
+    reason = f"the reason for {word}"
+    return {"artifact": name, "verdict": word, "reason": reason, "rule": {"against": "teacher"}}
 
 
 def results(*names: str, words: tuple[str, ...] = ("PASS",)) -> dict[str, Any]:
     """What results.json holds of a whole run."""
     network = {"accuracy": 0.9801, "parameters": 272_186}
     return {
+        "metric": "accuracy",
         "teacher": network,
         "student": {"accuracy": 0.9733, "parameters": 19_506},
         "control": {
@@ -256,3 +260,40 @@ def test_gain_of_one_pair() -> None:
 def test_size(count: int, text: str) -> None:
     """Bytes as people say them."""
     assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("control", "line"),
+    [
+        (
+            {"fp32": 0.9622, "int8": 0.95},
+            "int8     qad, in PyTorch: student 0.9733 -> 0.9711, control 0.9622 -> 0.9500",
+        ),
+        (None, "int8     qad, in PyTorch: student 0.9733 -> 0.9711"),
+    ],
+)
+def test_what_int8_costs_stands_in_one_line(control: Any, line: str) -> None:
+    """Before and after, of the student and, where it was quantized, of its control."""
+    student = {"fp32": 0.9733, "int8": 0.9711}
+    quantized = {"mode": "qad", "runtime": "PyTorch", "student": student, "control": control}
+
+    lines = render({**USUAL, "quantized": quantized}, 120, table=True)
+
+    assert line in lines
+    assert not any(line.startswith("int8 ") for line in render(USUAL, 120, table=True))
+
+
+@pytest.mark.parametrize(
+    ("high", "against", "told"), [(0.9, "teacher", True), (1.1, "teacher", False),
+                                  (None, "teacher", False), (0.9, "fp32", False)]
+)  # fmt: skip
+def test_int8_that_does_not_pay_is_told(high: float | None, against: str, told: bool) -> None:
+    """With what to do about it, where it is beyond doubt and no rule of the gate says it."""
+    found = results("openvino-int8")
+    found["artifacts"][0]["speedup_fp32"] = {"ratio": 0.8, "low": 0.7, "high": high}
+    found["gate"]["rules"][0]["rule"] = {"against": against}
+
+    lines = [line for line in render(found, 200, table=True) if line.startswith("slow")]
+
+    line = "slow     openvino-int8 runs 0.80x as fast as its fp32 twin: in float: stem; use relu"
+    assert lines == ([line] if told else [])

@@ -87,7 +87,7 @@ def test_paths_are_absolute_whatever_the_base():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"source": "digit"}, "'digits', 'idx', 'folder', 'npz', 'csv'"),
+        ({"source": "digit"}, "'digits', 'idx', 'folder', 'npz', 'csv', 'masks'"),
         ({"source": {"kind": "digits", "folder": "x"}}, "Extra inputs"),
         ({"source": "digits", "imagesize": 3}, "Extra inputs"),
         ({"source": "digits", "image_size": 0}, "greater than 0"),

@@ -47,7 +47,7 @@ def test_every_source_is_listed_with_a_kind_and_a_summary():
     """Kinds are distinct, since a config tells sources apart by them."""
     kinds = [source.model_fields["kind"].default for source in SOURCES]
 
-    assert kinds == ["digits", "idx", "folder", "npz", "csv"]
+    assert kinds == ["digits", "idx", "folder", "npz", "csv", "masks"]
     assert all(source.summary for source in SOURCES)
 
 

@@ -165,7 +165,7 @@ def test_only_quantize_asks_for_a_precision():
         (Distill, {"methods": [], "supervised": 0}, "nothing to learn from"),
         (Distill, {"methods": ["no_such_method"]}, "kind"),
         (Distill, {"batch_size": 1}, "greater than or equal to 2"),
-        (Quantize, {"mode": "int4"}, "'none', 'ptq' or 'qat'"),
+        (Quantize, {"mode": "int4"}, "'none', 'ptq', 'qat' or 'qad'"),
         (Data, {"source": "digits", "eval_fraction": 1.0}, "less than 1"),
     ],
 )

@@ -89,9 +89,19 @@ def step(tmp_path_factory: pytest.TempPathFactory) -> Step:
     return run
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The chain up to the distilled student."""
+
+    data: Dataset
+    teacher: Network
+    student: Architecture
+    distill: Distilled
+
+
 @pytest.fixture(scope="session")
-def chain(step: Step) -> Chain:
-    """Every stage once; `measured` of the int8 artifacts."""
+def trained(step: Step) -> Trained:
+    """The stages before quantization, once."""
     data = step(Data, DataInputs(Classification()), **DATA)
     teacher = step(Teacher, TeacherInputs(data), **TEACHER, train={**RECIPE, "epochs": 8})
     student = step(Student, StudentInputs(data, teacher), shrink={"width": 0.5})
@@ -102,6 +112,14 @@ def chain(step: Step) -> Chain:
         methods=METHODS,
         control={"seeds": 2},
     )
+    return Trained(data, teacher, student, distill)
+
+
+@pytest.fixture(scope="session")
+def chain(step: Step, trained: Trained) -> Chain:
+    """Every stage once; `measured` of the int8 artifacts."""
+    data, teacher, student = trained.data, trained.teacher, trained.student
+    distill = trained.distill
     quantizing = QuantizeInputs(data, teacher, distill)
     ptq = step(Quantize, quantizing, mode="ptq")
     quantize = step(Quantize, quantizing, mode="qat", epochs=1, batch_size=32, amp="fp32")

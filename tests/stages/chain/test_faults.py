@@ -34,8 +34,8 @@ def perturbed(file: Path, copy: Path, share: float) -> Path:
 
 
 def prove(chain, path: Path) -> dict[str, float]:
-    export, x = Export(), chain.data.example(16)
-    return export._prove("student.fp32", chain.distill.load(), path, x)
+    export = Export(samples=16)
+    return export._prove("student.fp32", chain.distill.load(), path, chain.data)
 
 
 def test_a_wrong_onnx_file_is_caught(chain, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_an_int8_file_without_int8_kernels_is_refused(chain, step, tmp_path: Pat
     with pytest.raises(StageError, match=f"{id}: the runtime runs none of the quantized") as error:
         step(Compile, CompileInputs(Exported(copy), chain.targets[id]))
 
-    assert error.value.found.startswith("float kernels ")
+    assert error.value.found.startswith("in float: stage1.0.body.0.conv (")
     assert "precision: fp32" in error.value.fix
 
 

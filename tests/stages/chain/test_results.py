@@ -11,14 +11,19 @@ import pytest
 from kdpipe.stages import results
 
 KEYS = [
-    "task", "metric", "data", "teacher", "student", "control", "waterfall", "parity", "artifacts",
+    "task", "metric", "data", "teacher", "student", "control", "quantized", "waterfall",
+    "parity", "artifacts",
 ]  # fmt: skip
-NETWORK = {"model", "arguments", "parameters", "macs", "accuracy", "low", "high", "samples"}
+NETWORK = {
+    "model", "arguments", "substitute", "parameters", "macs", "accuracy", "low", "high", "samples",
+    "details",
+}  # fmt: skip
 ROW = {
     "id", "target", "precision", "path", "sha256", "size_bytes", "accuracy", "low", "high",
-    "samples", "drop", "agreement", "latency_ms", "teacher_latency_ms", "speedup", "speedup_fp32",
+    "samples", "details", "drop", "agreement", "latency_ms", "teacher_latency_ms", "speedup",
+    "speedup_fp32",
     "start_ms", "memory_bytes", "memory_processes", "memory_peak_bytes", "int8_fraction", "kernels",
-    "float_kernels", "machine",
+    "float_kernels", "layers", "unfused", "conversions", "diagnosis", "machine",
 }  # fmt: skip
 
 
@@ -76,7 +81,7 @@ def test_the_gain_is_the_mean_over_pairs(chain, found) -> None:
     assert control["gain"]["mean"] == pytest.approx(np.mean(gains))
     assert control["gain"]["low"] <= control["gain"]["mean"] <= control["gain"]["high"]
     assert control["gain"]["pairs"] == 2
-    assert control["accuracies"] == [pair["control"] for pair in pairs]
+    assert control["controls"] == [pair["control"] for pair in pairs]
     assert control["distilled"] == [pair["distilled"] for pair in pairs]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -183,18 +185,19 @@ def quantized(network: Callable[[str], nn.Module]) -> Callable[..., QuantizedMod
 
 
 @pytest.fixture(scope="session")
-def _cases(
+def cases(
     tmp_path_factory: pytest.TempPathFactory,
     network: Callable[[str], nn.Module],
     quantized: Callable[..., QuantizedModel],
 ) -> Callable[[str], Case]:
-    """Exporting costs seconds: each network goes through the engine once, for all tests."""
+    """cases("unet"): exporting costs seconds, so each network is exported once, for all tests."""
 
     @cache
     def make(name: str) -> Case:
         model = quantized(name)
         folder = tmp_path_factory.mktemp(name)
         emitted = {flavour: emit(model, flavour) for flavour in ("cpu", "trt")}
+        emitted["half"] = emit(model, "trt", half=True)
         files = {flavour: folder / f"{flavour}.onnx" for flavour in emitted}
         for flavour, module in emitted.items():
             export_onnx(module, _images(2), files[flavour])
@@ -204,6 +207,118 @@ def _cases(
 
 
 @pytest.fixture(params=[net.__name__.lower() for net in NETS])
-def case(request: pytest.FixtureRequest, _cases: Callable[[str], Case]) -> Case:
-    """Every network, calibrated, emitted in both flavours and exported."""
-    return _cases(request.param)
+def case(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
+    """Every network, calibrated, emitted and exported as `cpu`, `trt` and `half`, trt in fp16."""
+    return cases(request.param)
+
+
+class Separable(nn.Module):
+    """DS-CNN-like with ReLU: a depthwise convolution, and a head behind pooling and flattening."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = block(1, 16, nn.ReLU)
+        self.depthwise = block(16, 16, nn.ReLU, groups=16)
+        self.pointwise = nn.Sequential(
+            nn.Conv2d(16, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU()
+        )
+        self.head = nn.Linear(32 * 4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.pointwise(self.depthwise(self.stem(x))), 4)
+        return self.head(x.flatten(1))
+
+
+@dataclass(frozen=True)
+class Digits:
+    """A network that has learned 8x8 digits, calibration batches, and 597 digits it never saw."""
+
+    network: nn.Module
+    batches: tuple[Tensor, ...]
+    x: Tensor
+    y: Tensor
+
+    @torch.no_grad()
+    def accuracy(self, model: nn.Module) -> float:
+        """Share of right answers."""
+        return (model(self.x).argmax(1) == self.y).float().mean().item()
+
+    @torch.no_grad()
+    def error(self, model: nn.Module) -> float:
+        """Mean squared distance of the logits to the float network's, over their variance."""
+        exact = self.network(self.x)
+        return (F.mse_loss(model(self.x), exact) / exact.var()).item()
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    """Trained once, in about two seconds. Tests share it, and must leave it as it is."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    x = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
+    y = torch.tensor(data.target)
+    torch.manual_seed(0)
+    order = torch.randperm(len(x))
+    x, y = x[order], y[order]
+    model = Separable()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(8):
+        for rows in torch.randperm(1200).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+    return Digits(model.eval(), x[:512].split(64), x[1200:], y[1200:])
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What TensorRT-RTX makes of a file: why it refuses it, of what it warns, and the layers.
+
+    `layers`: kind of layer and the types of its inputs -> how many; element-wise ones left out.
+    `fused`: how many fusions there are beside them, those of a product with a softmax.
+    """
+
+    errors: list[str]
+    warnings: list[str]
+    layers: Counter[tuple[str, ...]]
+    fused: int
+
+
+_LAYER = re.compile(r"^Name: \S+, LayerType: (\w+), Inputs: \[(.*?)\], Constants", re.MULTILINE)
+_MULTIPLIES = ("correlation", "deconv", "gemm")
+
+
+@pytest.fixture(scope="session")
+def build_engine() -> Callable[[Path], Engine]:
+    """build_engine(path): parses and builds, which takes no GPU. It tells layers in its log alone:
+    reading the engine back takes one."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    logged: list[tuple[bool, str]] = []
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def log(self, severity, message: str) -> None:
+            logged.append((severity <= trt.ILogger.WARNING, message))
+
+    logger = Log()
+
+    def build(path: Path) -> Engine:
+        logged.clear()
+        builder = trt.Builder(logger)
+        network = builder.create_network()
+        parser = trt.OnnxParser(network, logger)
+        if parser.parse(path.read_bytes()):
+            config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+            sides = tuple(network.get_input(0).shape)[1:]
+            profile.set_shape("input", (1, *sides), (8, *sides), (16, *sides))
+            config.add_optimization_profile(profile)
+            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+            assert builder.build_serialized_network(network, config) is not None
+        errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        told = _LAYER.findall("\n".join(message for _, message in logged))
+        layers = [(kind, *re.findall(r"Datatype: (\w+)", inputs)) for kind, inputs in told]
+        multiply = Counter(layer for layer in layers if layer[0] in _MULTIPLIES)
+        fused = sum(kind == "runtime_fusion" for kind, *_ in layers)
+        return Engine(errors, [message for warns, message in logged if warns], multiply, fused)
+
+    return build

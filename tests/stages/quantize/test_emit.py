@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from kdpipe.stages.quantize.capture import capture
 from kdpipe.stages.quantize.emit import Emitted, Rounded, StoredWeight, emit
-from kdpipe.stages.quantize.engine import insert
+from kdpipe.stages.quantize.engine import calibrate, insert
 from kdpipe.stages.quantize.fake import Grid
+from kdpipe.stages.quantize.histograms import LeastSquares
+from kdpipe.stages.quantize.observers import Percentile
 from kdpipe.stages.quantize.policy import Policy
 from kdpipe.targets.errors import StageError, UsageError
 
@@ -108,20 +113,41 @@ def test_a_concatenation_has_one_scale_and_zero_point(quantized) -> None:
     module = emit(model, "cpu")
 
     assert len(names) == 5
-    assert {stored(module, name).scale.item() for name in names} == {
-        model.get_submodule("body.quantize_relu").scale.item()
-    }
+    (scale,) = {stored(module, name).scale.item() for name in names}
+    assert scale == pytest.approx(
+        model.get_submodule("body.quantize_relu").scale.item() * 127 / 255
+    )
     assert {stored(module, name).stored.zero_point for name in names} == {0}
 
 
-def test_a_mixed_concatenation_shares_the_step_but_not_the_sign(quantized) -> None:
+def test_a_mixed_concatenation_shares_the_clip_but_not_the_sign(quantized) -> None:
     """A ReLU beside a signed tensor keeps zero point 0, so that its convolution fuses."""
     model = quantized("mixed")
     names = [n.name for n in model.body.graph.nodes if n.target == "quantize_conv_transpose2d"]
     parts = [stored(emit(model, "cpu"), name) for name in names]
 
     assert [part.stored.zero_point for part in parts] == [128, 0, 128]
-    assert len({part.scale.item() for part in parts}) == 1
+    signed, rectified, joined = (part.scale.item() for part in parts)
+    assert signed == joined
+    assert rectified * 255 == pytest.approx(signed * 127)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [Policy(observer=partial(Percentile, 99.0)), Policy(observer=LeastSquares, learned=True)],
+)
+def test_a_cpu_file_clips_as_the_model_does(policy: Policy, digits) -> None:
+    """What an observer chose to clip, or training learned to: the outputs differ by the finer
+    grid's share of the rounding alone. A range twice as wide is 8 and 600 times further off."""
+    model = insert(capture(digits.network, digits.x[:2]), policy)
+    calibrate(model, digits.batches)
+    with torch.no_grad():
+        for quantizer in model.activations():
+            if quantizer.learned:
+                quantizer.log_scale -= 0.5  # as far as training would move it
+        trained, emitted = model(digits.x), emit(model, "cpu")(digits.x)
+
+    assert F.mse_loss(emitted, trained) < 1e-3 * trained.var()
 
 
 def test_emitting_changes_nothing_in_the_model(quantized, images) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdpipe.stages.quantize.capture import capture
-from kdpipe.stages.quantize.policy import BEFORE_ACTIVATIONS, RULES, Placement, Policy
+from kdpipe.stages.quantize.placement import Placement
+from kdpipe.stages.quantize.policy import BEFORE_ACTIVATIONS, RULES, Policy
 from kdpipe.stages.quantize.ranges import ranges
 
 
@@ -109,6 +110,8 @@ def test_another_rule_rounds_before_other_activations(images) -> None:
     assert list(placed(forward, images)) == ["x", "silu"]
     policy = Policy(rules=(*RULES, BEFORE_ACTIVATIONS))
     assert list(placed(forward, images, policy)) == ["x", "conv2d", "silu"]
+    flag = Policy(before_activations=True)
+    assert placed(forward, images, flag) == placed(forward, images, policy)
 
 
 @pytest.mark.parametrize(
