@@ -1,9 +1,12 @@
 """Every offline distillation method beside a control without it, on real images, seed by seed.
 
 python benchmarks/kd_table.py --data folder/of/fashion-mnist --out kd.json [--methods kd,dkd]
+python benchmarks/kd_table.py --pair dense --data folder/of/images-and-masks --out dense.json
 python benchmarks/kd_table.py --show kd.json        # the tables again, of what is finished so far
 
-One teacher; one student of its own family, and one of another. Each method runs alone with its
+One teacher; one student of its own family, and one of another. Methods that need logits for every
+pixel stand in a pair of their own, `dense`, on images with masks: a U-Net and a narrower one, whose
+score is the mean IoU of each image. Each method runs alone with its
 default settings beside the supervised loss, on the same samples, budget and seeds as the control.
 A gain is the mean over seeds of (method - control) of the same seed, with Student's 95 % interval.
 Results are written after every training; the same command goes on where it stopped.
@@ -31,19 +34,22 @@ from kdpipe.stages.distill.method import Method
 from kdpipe.stages.distill.stage import Distill, Distilled, DistillInputs
 from kdpipe.stages.network import Network
 from kdpipe.stages.student import Architecture, Student, StudentInputs
-from kdpipe.stages.tasks import TASKS
+from kdpipe.stages.tasks.classification import Classification
+from kdpipe.stages.tasks.segmentation import Segmentation
 from kdpipe.stages.teacher import Teacher, TeacherInputs
 from kdpipe.targets.errors import KdpipeError
 from kdpipe.targets.fingerprint import fingerprint
 
+DENSE = "dense"
+"""The pair of the methods that need this, and the word by which they say so."""
 TEACHER: dict[str, Any] = {"model": "resnet14"}
+UNET: dict[str, Any] = {"model": "unet", "arguments": {"width": 0.25, "depth": 3}}
 STUDENTS: dict[str, dict[str, Any]] = {
     "same": {"model": "resnet8", "arguments": {"width": 0.5}},
     "cross": {"model": "dscnn", "arguments": {"width": 1.0}},
+    DENSE: {"model": "unet", "arguments": {"width": 0.125, "depth": 3}},
 }
 CONTROL = "control"
-UNFIT = ("dense", "several teachers")
-"""Needs that a single teacher of whole images cannot meet."""
 
 
 class Clock(Silent):
@@ -76,7 +82,7 @@ def main() -> None:
     table = _Table(options)
     for seed in range(options.seeds):
         for pair in table.students:
-            for name in (CONTROL, *_wanted(options)):
+            for name in (CONTROL, *_wanted(options, pair)):
                 table.fill(pair, name, seed)
     print(document(table.results))
     return None
@@ -88,7 +94,7 @@ def document(results: Mapping[str, Any]) -> str:
     cores = f"{machine.get('cpu')}, {settings['threads']} thread(s)"
     what = (
         f"{results['samples']['train']} training and {results['samples']['eval']} eval images,"
-        f" {settings['epochs']} epochs, batch 64, {cores}."
+        f" {settings['epochs']} epochs, batch {settings.get('batch', 64)}, {cores}."
     )
     pairs = [pair for pair, cells in results["cells"].items() if cells]
     return "\n".join([what, "", *(f"{markdown(results, pair)}\n" for pair in pairs)])
@@ -111,7 +117,8 @@ def markdown(results: Mapping[str, Any], pair: str) -> str:
         else:
             failed.append(f"{name}: {pairs[0][0]['error']}")
     rows.sort(key=lambda row: -row[1])
-    head = "method | seeds | accuracy % | gain, points | 95 % interval | CPU s/epoch | vs control"
+    metric = results["settings"].get("metric", "accuracy")
+    head = f"method | seeds | {metric} % | gain, points | 95 % interval | CPU s/epoch | vs control"
     title = f"**{pair}**: teacher {results['teacher'][pair]}, student {results['students'][pair]}"
     lines = [title, "", f"| {head} |", f"|{'---|' * 7}", *(f"| {row} |" for row, _ in rows)]
     return "\n".join([*lines, *(["", "Failed: " + "; ".join(failed)] if failed else [])])
@@ -153,21 +160,13 @@ class _Table:
         self.out: Path = options.out
         self.folder = self.out.with_suffix("")
         self.options = options
-        self.data = self._stage(
-            "data",
-            Data(
-                source={"kind": "idx", "folder": str(options.data)},
-                augment={"shift": 2, "flip": True},
-                max_train=options.train,
-                max_eval=options.eval,
-            ),
-            DataInputs(TASKS[0].model_validate({})),
-            Dataset,
-        )
-        recipe = {"epochs": options.teacher_epochs, "batch_size": 128}
-        self.teacher = self._stage(
-            "teacher", Teacher(**TEACHER, train=recipe), TeacherInputs(self.data), Network
-        )
+        self.dense = options.pair == DENSE
+        self.data = self._stage("data", *self._samples(), Dataset)
+        recipe = {"epochs": options.teacher_epochs, "batch_size": 16 if self.dense else 128}
+        if self.dense:
+            recipe["learning_rate"] = 0.05
+        teacher = Teacher(**(UNET if self.dense else TEACHER), train=recipe)
+        self.teacher = self._stage("teacher", teacher, TeacherInputs(self.data), Network)
         self.students = {
             pair: self._stage(
                 f"student-{pair}",
@@ -176,9 +175,21 @@ class _Table:
                 Architecture,
             )
             for pair, student in STUDENTS.items()
-            if options.pair in (pair, None)
+            if pair in options.pairs
         }
         self.results = self._read()
+
+    def _samples(self) -> tuple[Data, DataInputs]:
+        """Classes of Fashion-MNIST, or pixels of photographs in which 0 is unlabelled."""
+        options, folder = self.options, str(self.options.data)
+        sizes = {"max_train": options.train, "max_eval": options.eval}
+        augment = {"shift": 2, "flip": True}
+        if not self.dense:
+            source = {"kind": "idx", "folder": folder}
+            return Data(source=source, augment=augment, **sizes), DataInputs(Classification())
+        source = {"kind": "masks", "folder": folder}
+        data = Data(source=source, image_size=48, augment=augment, **sizes)
+        return data, DataInputs(Segmentation(ignore_index=0))
 
     def fill(self, pair: str, name: str, seed: int) -> None:
         """Train one student, unless that was done before."""
@@ -191,7 +202,7 @@ class _Table:
         stage = Distill(
             methods=methods,
             epochs=self.options.epochs,
-            batch_size=64,
+            batch_size=16 if self.dense else 64,
             learning_rate=0.1 if pair == "same" else 0.05,
             clip_norm=5.0,
             seed=seed,
@@ -230,23 +241,32 @@ class _Table:
             found: dict[str, Any] = json.loads(self.out.read_text("utf-8"))
             return found
         score = 100 * self.teacher.outcome.mean
-        parameters = self.teacher.facts["parameters"]
+        model, parameters = self.teacher.blueprint.model, self.teacher.facts["parameters"]
         return {
             "machine": fingerprint(),
             "samples": {"train": len(self.data.train), "eval": len(self.data.eval)},
-            "settings": {k: str(v) for k, v in vars(self.options).items()},
+            "settings": {
+                **{k: str(v) for k, v in vars(self.options).items()},
+                "metric": self.data.task.metric,
+                "batch": 16 if self.dense else 64,
+            },
             "teacher": dict.fromkeys(
-                STUDENTS, f"{TEACHER['model']}, {parameters:,} parameters, {score:.2f} %"
+                STUDENTS, f"{model}, {parameters:,} parameters, {score:.2f} %"
             ),
             "students": {pair: f"{s['model']} {s['arguments']}" for pair, s in STUDENTS.items()},
             "cells": {pair: {} for pair in STUDENTS},
         }
 
 
-def _wanted(options: argparse.Namespace) -> list[str]:
+def _wanted(options: argparse.Namespace, pair: str) -> list[str]:
+    """The methods that one teacher is enough for, and whose logits are those of the pair."""
     if options.methods:
         return list(options.methods.split(","))
-    return [_kind(method) for method in METHODS if not set(method.needs) & set(UNFIT)]
+    return [
+        _kind(method)
+        for method in METHODS
+        if "several teachers" not in method.needs and (DENSE in method.needs) == (pair == DENSE)
+    ]
 
 
 def _kind(method: type[Method]) -> str:
@@ -262,10 +282,12 @@ def _remove(folder: Path) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--show", type=Path, nargs="+", help="finished results, to print again")
-    parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST's .gz")
+    parser.add_argument(
+        "--data", type=Path, help="folder of Fashion-MNIST's .gz; for dense train/ and eval/"
+    )
     parser.add_argument("--out", type=Path, default=Path("kd_table.json"), help="results, JSON")
     parser.add_argument("--methods", help="kinds, separated by commas; all by default")
-    parser.add_argument("--pair", choices=list(STUDENTS), help="both by default")
+    parser.add_argument("--pair", choices=list(STUDENTS), help="by default all but dense")
     parser.add_argument("--train", type=int, default=2000)
     parser.add_argument("--eval", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=8)
@@ -274,7 +296,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if not options.show and not options.data:
-        parser.error("--data is needed to train: the folder of the four .gz files")
+        parser.error("--data is needed to train: the folder of the four .gz files, or of the masks")
+    options.pairs = [options.pair] if options.pair else [p for p in STUDENTS if p != DENSE]
     return options
 
 

@@ -26,6 +26,13 @@ def results(project: Any) -> dict[str, Any]:
     return found
 
 
+def stored(tiny: Any, step: str) -> Path:
+    """Where the store has what the last run of `tiny.yaml` took from it."""
+    events = map(json.loads, (tiny.folder / RUN_DIR / "journal.jsonl").read_text().splitlines())
+    *_, key = (e["key"] for e in events if e.get("step") == step and e["event"] == "reused")
+    return Path(tiny.folder, ".kdpipe/objects", key)
+
+
 def test_run_prints_each_step_once(tiny: Any) -> None:
     """In a pipe, stderr holds one line when a step starts and one when it is done."""
     lines = (tiny.folder / "first.err").read_text().splitlines()
@@ -335,10 +342,7 @@ def test_exit_130_and_the_next_run_resumes(tiny: Any) -> None:
 def test_a_corrupted_output_is_noticed_and_made_again(tiny: Any) -> None:
     """One flipped byte in the store is seen before the file is used, told, and repaired."""
     tiny.kdpipe("run", "tiny.yaml")
-    events = map(json.loads, (tiny.folder / RUN_DIR / "journal.jsonl").read_text().splitlines())
-    step = "benchmark[openvino-int8]"
-    *_, key = (e["key"] for e in events if e.get("step") == step and e["event"] == "reused")
-    entry = tiny.folder / ".kdpipe/objects" / key / "evidence.npz"
+    entry = stored(tiny, "benchmark[openvino-int8]") / "evidence.npz"
     content = bytearray(entry.read_bytes())
     content[-1] ^= 1
     entry.chmod(0o644)
@@ -367,7 +371,8 @@ def test_only_needs_what_it_reads(tiny: Any) -> None:
 
 def test_bench_compares_two_files(tiny: Any) -> None:
     """`bench` measures any ONNX file, against another one in turns."""
-    folder = min((tiny.folder / ".kdpipe/objects").glob("export-*"))
+    tiny.kdpipe("run", "tiny.yaml")
+    folder = stored(tiny, "export")
     bench = tiny.kdpipe(
         "bench",
         str(folder / "student.fp32.onnx"),
