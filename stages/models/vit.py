@@ -1,16 +1,18 @@
-"""Small vision transformers (Dosovitskiy et al. 2021) for any image size, with maps as stages.
+"""Small vision transformers (Dosovitskiy et al. 2021) with maps as stages.
 
 Unlike the convolutional families every token sees all others. What the paper learns as one position
-per patch is a depthwise convolution here (Chu et al. 2021, arXiv:2102.10882): it fits every image
-size, and the mean over tokens replaces the class token.
+per patch is a depthwise convolution here (Chu et al. 2021, arXiv:2102.10882): it fits every number
+of patches, and the mean over tokens replaces the class token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import gcd
 from typing import TYPE_CHECKING, ClassVar
 
 from kdpipe.stages.models.family import Argument, Arguments, Family, Group, Number, channels, kept
+from kdpipe.targets.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +61,19 @@ class ViT(Family):
             "width": float(arguments["width"]) * width,
             "patch": arguments["patch"],
         }
+
+    def check_size(self, name: str, arguments: Arguments, height: int, width: int) -> None:
+        """Raise UsageError unless patches cover the image: what is left over would not be seen."""
+        patch = int(arguments["patch"])
+        if height % patch == 0 and width % patch == 0:
+            return
+        fits = [side - side % patch or patch for side in (height, width)]
+        fitting = next(p for p in range(patch, 0, -1) if gcd(height, width) % p == 0)
+        raise UsageError(
+            f"a vit of patch {patch} needs images whose sides are multiples of {patch}",
+            found=f"images of {height}x{width}",
+            fix=f"data.image_size: [{fits[0]}, {fits[1]}], or `arguments: {{patch: {fitting}}}`",
+        )
 
     def build(self, name: str, arguments: Arguments, in_channels: int, classes: int) -> nn.Module:
         """`patches`, `position`, `stage1`, `stage2`, `norm`, `pool`, `flatten`, `head`."""

@@ -77,6 +77,24 @@ def test_vit_counts_as_derived_by_hand() -> None:
     assert 49 * c + 10 * c + 4 * (12 * c * c + 13 * c) + 12 * c + 10 == count(build("vit", {}))
 
 
+@pytest.mark.parametrize(
+    ("patch", "height", "width", "size", "fitting"),
+    [(3, 8, 8, "[6, 6]", 2), (32, 8, 8, "[32, 32]", 8), (4, 28, 30, "[28, 28]", 2)],
+)
+def test_vit_refuses_images_that_its_patches_do_not_cover(
+    patch: int, height: int, width: int, size: str, fitting: int
+) -> None:
+    """Pixels that no patch sees would be lost in silence."""
+    vit = family_of("vit")
+    arguments = vit.arguments("vit", {"patch": patch})
+
+    with pytest.raises(UsageError, match=f"multiples of {patch}") as error:
+        vit.check_size("vit", arguments, height, width)
+    assert error.value.found == f"images of {height}x{width}"
+    assert error.value.fix == f"data.image_size: {size}, or `arguments: {{patch: {fitting}}}`"
+    vit.check_size("vit", arguments, 2 * patch, 3 * patch)
+
+
 @pytest.mark.parametrize(("name", "given"), SMALL)
 @pytest.mark.parametrize("in_channels", [1, 3])
 @pytest.mark.parametrize("size", [8, 28, 32, 96])
