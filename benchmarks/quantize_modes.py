@@ -75,6 +75,7 @@ class Net:
 _ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.05}
 NETS: Mapping[str, Net] = {
     "resnet8": Net("resnet8", {"width": 1.5}, {"learning_rate": 0.1}),
+    "wide": Net("resnet8", {"width": 4.0}, {"learning_rate": 0.1}),
     "mobilenet": Net("mobilenet", {"width": 0.5, "depth": 0.3}, {"learning_rate": 0.1}),
     "vit": Net("vit", {"width": 2.0, "patch": 7}, _ADAMW),
 }
@@ -273,14 +274,17 @@ class _Bench:
         """Stored results of the same settings, or none yet."""
         fixed = ("data", "train", "eval", "epochs", "epochs8", "epochs4", "processes", "threads")
         settings = {name: str(getattr(self.options, name)) for name in fixed}
-        settings["recipes"] = json.dumps([{k: asdict(net) for k, net in NETS.items()}, dict(WAYS)])
+        settings["ways"] = json.dumps(WAYS)
+        recipes = {name: json.dumps(asdict(net)) for name, net in NETS.items()}
         if not self.out.exists():
-            return {"machine": fingerprint(), "settings": settings, "nets": {}}
+            return {"machine": fingerprint(), "settings": settings, "recipes": recipes, "nets": {}}
         found: dict[str, Any] = json.loads(self.out.read_text("utf-8"))
-        if found["settings"] != settings:
+        changed = [name for name in found["nets"] if found["recipes"][name] != recipes.get(name)]
+        found["recipes"] = {**recipes, **{name: found["recipes"][name] for name in changed}}
+        if found["settings"] != settings or changed:
             raise UsageError(
                 f"{self.out} has results of other settings",
-                found=", ".join(f"{k} {v}" for k, v in found["settings"].items()),
+                found=", ".join([f"{k} {v}" for k, v in found["settings"].items()] + changed),
                 fix="give another --out, or these settings",
             )
         return found

@@ -21,7 +21,7 @@ from kdpipe.pipeline.place import Problem, shown
 from kdpipe.pipeline.wording import choose
 from kdpipe.stages import DEFAULT_RULES, STAGES, TASKS, Rule, Stage, Task
 from kdpipe.stages.choice import choice
-from kdpipe.stages.rules import SCORE, SCORES
+from kdpipe.stages.gate.rules import SCORE, SCORES
 from kdpipe.targets import Target, targets
 from kdpipe.targets.base import Precision
 

@@ -1,6 +1,6 @@
 """Judging one run, after it has ended or long after: rules over evidence, one conclusion.
 
-`stages/gate.py` judges one rule; here is decided which rules can be judged on this machine at all.
+`stages/gate/` judges one rule; here is decided which rules can be judged on this machine at all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def judgement(
     A rule whose `target` names only targets that were skipped is listed and not judged: that they
     may be missing was the user's decision (`required: false`).
     """
-    from kdpipe.stages.gate import judge
+    from kdpipe.stages.gate.judge import judge
 
     aside = {rule: names for rule in rules if (names := _skipped_for(rule, evidence, skipped))}
     # Where the chain broke before anything was measured, that is the one cause to report.

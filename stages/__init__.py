@@ -12,9 +12,9 @@ from kdpipe.stages.compile import Compile
 from kdpipe.stages.data import Data
 from kdpipe.stages.distill.stage import Distill
 from kdpipe.stages.export import Export
+from kdpipe.stages.gate.rules import DEFAULT_RULES as DEFAULT_RULES
+from kdpipe.stages.gate.rules import Rule as Rule
 from kdpipe.stages.quantize.stage import Quantize
-from kdpipe.stages.rules import DEFAULT_RULES as DEFAULT_RULES
-from kdpipe.stages.rules import Rule as Rule
 from kdpipe.stages.student import Student
 from kdpipe.stages.tasks import TASKS as TASKS
 from kdpipe.stages.tasks import Task as Task

@@ -1,6 +1,6 @@
 """The benchmark stage, once per target: accuracy, latency and memory of the very file that ships.
 
-It measures and keeps the raw samples; what they prove is decided in gate.py.
+It measures and keeps the raw samples; what they prove is decided in gate/.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.stage import Distilled
 from kdpipe.stages.evidence import Evidence, Timing
 from kdpipe.stages.export import Exported
+from kdpipe.stages.gate.rules import SCORE
 from kdpipe.stages.network import Judged, Network, details
 from kdpipe.stages.quantize.stage import Quantized
-from kdpipe.stages.rules import SCORE
 
 CONFIDENCE = 0.95
 """One-sided confidence of every bound that is shown without a rule of its own."""

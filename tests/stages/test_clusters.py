@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from kdpipe.stages.clusters import group_values
 from kdpipe.stages.statistics import mean_score, paired_drop
+from kdpipe.stages.statistics.clusters import group_values
 
 Scores = NDArray[np.float64]
 

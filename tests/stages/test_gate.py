@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from kdpipe.stages.evidence import Evidence, Timing
-from kdpipe.stages.gate import MEASURES, Verdict, judge
-from kdpipe.stages.rules import DEFAULT_RULES, METRICS, Rule
+from kdpipe.stages.gate.judge import MEASURES, Verdict, judge
+from kdpipe.stages.gate.rules import DEFAULT_RULES, METRICS, Rule
 
 VALUES = {
     "size_bytes": 100_000.0,

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from kdpipe.stages.evidence import Evidence, Timing
-from kdpipe.stages.gate import Verdict, judge
-from kdpipe.stages.rules import METRICS, Rule
+from kdpipe.stages.gate.judge import Verdict, judge
+from kdpipe.stages.gate.rules import METRICS, Rule
 
 VALUES = {
     "size_bytes": 100_000.0,

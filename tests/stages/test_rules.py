@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kdpipe.stages.rules import DEFAULT_RULES, METRICS, Rule
+from kdpipe.stages.gate.rules import DEFAULT_RULES, METRICS, Rule
 from kdpipe.stages.tasks import TASKS
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kdpipe.stages.rules import Rule
-from kdpipe.stages.verdict import Measure, Verdict, count, decide, overall, show
+from kdpipe.stages.gate.rules import Rule
+from kdpipe.stages.gate.verdict import Measure, Verdict, count, decide, overall, show
 
 RULES = {"max": "latency_mean_ms", "min": "speedup"}
 

@@ -13,9 +13,9 @@ from kdpipe.stages.benchmark import Benchmark, BenchmarkInputs
 from kdpipe.stages.compile import Compile, CompileInputs
 from kdpipe.stages.distill.stage import Distill, DistillInputs
 from kdpipe.stages.export import Export, ExportInputs
-from kdpipe.stages.gate import judge
+from kdpipe.stages.gate.judge import judge
+from kdpipe.stages.gate.rules import Rule
 from kdpipe.stages.quantize.stage import Quantize, QuantizeInputs
-from kdpipe.stages.rules import Rule
 from kdpipe.stages.student import Student, StudentInputs
 from kdpipe.targets.errors import StageError
 from kdpipe.targets.onnxruntime import OnnxRuntime

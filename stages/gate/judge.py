@@ -15,10 +15,10 @@ import numpy as np
 
 from kdpipe.stages import statistics
 from kdpipe.stages.evidence import Evidence, Timing
-from kdpipe.stages.rules import METRICS, PERCENTILES, SCORE, SCORES, Rule, Unit
-from kdpipe.stages.verdict import Measure, decide, not_measured
-from kdpipe.stages.verdict import Verdict as Verdict
-from kdpipe.stages.verdict import overall as overall
+from kdpipe.stages.gate.rules import METRICS, PERCENTILES, SCORE, SCORES, Rule, Unit
+from kdpipe.stages.gate.verdict import Measure, decide, not_measured
+from kdpipe.stages.gate.verdict import Verdict as Verdict
+from kdpipe.stages.gate.verdict import overall as overall
 from kdpipe.targets.errors import listing
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Quantiles and bounds of the textbook distributions; `statistics.py` applies them to samples.
+"""Quantiles and bounds of the textbook distributions; the other files apply them to samples.
 
 scipy is imported where it is needed, so that importing this costs nothing.
 """

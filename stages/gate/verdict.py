@@ -1,4 +1,4 @@
-"""What the gate says: PASS, FAIL or UNDECIDED, and one sentence why; `gate.py` does the measuring.
+"""What the gate says: PASS, FAIL or UNDECIDED, and one sentence why; `judge.py` does the measuring.
 
 A sentence never flatters: measured values are rounded to the worse side, bounds outwards, and
 nothing that differs from the limit or from zero is shown as if it were equal to it.
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, Literal, Self
 
-from kdpipe.stages.rules import Rule, Unit
+from kdpipe.stages.gate.rules import Rule, Unit
 
 Word = Literal["PASS", "FAIL", "UNDECIDED"]
 

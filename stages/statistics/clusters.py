@@ -1,4 +1,4 @@
-"""Samples that belong together, as replicates of `statistics.py`: a patient, a clip, a speaker.
+"""Samples that belong together, as replicates: a patient, a clip, a speaker.
 
 Frames of one clip are right or wrong together. Counted one by one they look like far more evidence
 than they are, and a gate would pass and fail artifacts by luck: with 10 frames a clip, a test that

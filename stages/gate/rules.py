@@ -1,4 +1,4 @@
-"""The rules of the gate as the YAML under `gate:` says them; `gate.py` judges by them.
+"""The rules of the gate as the YAML under `gate:` says them; `judge.py` judges by them.
 
 A rule names a metric and at least one limit that makes sense for it. What a metric may be asked
 stands in METRICS, once; everything wrong with a rule is said before anything runs.
