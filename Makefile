@@ -10,8 +10,8 @@ READY  := $(VENV)/.ready
 run: $(READY)          ## distil, quantize, compile, measure and gate real digits
 	$(BIN)/kdpipe run examples/digits.yaml
 
-test: $(READY)         ## all tests
-	$(BIN)/pytest -q
+test: $(READY)         ## all tests, on all cores
+	$(BIN)/pytest -q -n auto --dist loadfile
 
 dev: $(READY)          ## the environment alone
 

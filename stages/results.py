@@ -6,7 +6,7 @@ Everything here is derived from stored artifacts; nothing is measured or decided
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +122,26 @@ def _control(distilled: Artifact | None, metric: str) -> dict[str, Any] | None:
     if not isinstance(distilled, Distilled) or "control" not in distilled.pairs[0]:
         return None
     pairs = distilled.pairs
-    gains = np.array([pair["distilled"] - pair["control"] for pair in pairs])
-    gain: dict[str, Any] = {"mean": float(gains.mean()), "low": None, "high": None}
-    if np.ptp(gains) > 0:  # seeds that agree to the sample say nothing about their spread
-        gain["low"], gain["high"] = statistics.mean_bounds(gains, CONFIDENCE)
+    controls = [pair["control"] for pair in pairs]
+    control, gain = (
+        _over_seeds(values)
+        for values in (controls, [pair["distilled"] - pair["control"] for pair in pairs])
+    )
     return {
         "seeds": [int(pair["seed"]) for pair in pairs],
-        metric: float(np.mean([pair["control"] for pair in pairs])),
-        "controls": [pair["control"] for pair in pairs],
+        metric: control.pop("mean"),
+        **control,
+        "controls": controls,
         "distilled": [pair["distilled"] for pair in pairs],
         "gain": {**gain, "pairs": len(pairs)},
     }
+
+
+def _over_seeds(values: Sequence[float]) -> dict[str, float | None]:
+    """The mean with its bounds; seeds that agree to the sample say nothing about their spread."""
+    each = np.array(values)
+    low, high = statistics.mean_bounds(each, CONFIDENCE) if np.ptp(each) > 0 else (None, None)
+    return {"mean": float(each.mean()), "low": low, "high": high}
 
 
 def _quantized(outputs: Outputs, student: Network | None, groups: Groups) -> dict[str, Any] | None:
@@ -253,9 +262,18 @@ def _latency(evidence: Evidence, role: str) -> dict[str, Any] | None:
 def latency(timing: Timing) -> dict[str, Any]:
     """Percentiles over all iterations in ms, with how many there are in how many processes."""
     mean = statistics.mean_latency(timing.processes, CONFIDENCE)
-    percentiles = {name: float(np.quantile(timing.pooled, q)) for name, q in PERCENTILES.items()}
-    counts = {"iterations": len(timing.pooled), "processes": len(timing.processes)}
-    return {**percentiles, "mean": mean.point, **_bounds(mean), **counts}
+    percentiles = {
+        name: statistics.latency_percentile(timing.processes, q, CONFIDENCE)
+        for name, q in PERCENTILES.items()
+    }
+    return {
+        **{name: found.point for name, found in percentiles.items()},
+        "mean": mean.point,
+        **_bounds(mean),
+        "bounds": {name: _bounds(found) for name, found in percentiles.items()},
+        "iterations": len(timing.pooled),
+        "processes": len(timing.processes),
+    }
 
 
 def _speedup(evidence: Evidence, role: str) -> dict[str, Any] | None:

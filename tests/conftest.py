@@ -15,6 +15,10 @@ import pytest
 # A runner that was started in the background ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Workers that run side by side have a core each; torch and the runtimes would take all of them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TINY = """\
 task: classification
 data: {source: digits, image_size: 16, max_train: 400, max_eval: 150}

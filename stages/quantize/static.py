@@ -129,9 +129,11 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
         return -(-len(self._samples) // self.size)
 
     def set_range(self, start_index: int, end_index: int) -> None:
+        """Read these batches next, as ONNX Runtime asks for."""
         self._batches = iter(range(start_index, end_index))
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next batch by the input's name, None behind the last."""
         number = next(self._batches, None)
         if number is None:
             return None
