@@ -10,8 +10,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-FEW = 5
-"""Fewer groups than this that differ from the others show too little of their spread."""
 _SAME = 1e-9
 """Groups nearer than this are equal: scores are float32, sums of their deviations are rounded."""
 
@@ -34,12 +32,14 @@ def group_values(values: NDArray[np.floating], groups: NDArray[np.int64]) -> NDA
     return each
 
 
-def differing(values: NDArray[np.floating], groups: NDArray[np.int64]) -> int:
-    """How many groups have another mean than most of them: 0 when all are alike.
+def group_means(
+    values: NDArray[np.floating], groups: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Mean and size of each of G groups of values (N,).
 
-    Example: differing(np.array([0.0, 0.0, 1.0]), np.array([4, 5, 6])) -> 1
+    Example: group_means(np.array([0.0, 1.0, 0.5]), np.array([7, 7, 9])) -> [0.5, 0.5], [2, 1]
     """
-    _, member = np.unique(groups, return_inverse=True)
-    means = np.bincount(member, weights=values) / np.bincount(member)
-    _, counts = np.unique(np.round(means / _SAME), return_counts=True)
-    return int(counts.sum() - counts.max())
+    _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    means = np.bincount(member, weights=values.astype(np.float64)) / sizes
+    # rounded: sums of equal values in groups of unlike size are not quite equal
+    return np.round(means / _SAME) * _SAME, sizes

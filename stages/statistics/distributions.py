@@ -5,7 +5,6 @@ scipy is imported where it is needed, so that importing this costs nothing.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,11 +45,13 @@ def exact_high(hits: int, n: int, confidence: float) -> float:
     return 1.0 if hits >= n else float(betaincinv(hits + 1, n - hits, confidence))
 
 
-def wilson_high(hits: int, n: int, confidence: float) -> float:
-    """Upper bound of a rate by Wilson's score interval (J. Am. Stat. Assoc. 22, 209, 1927)."""
-    z, rate = normal_quantile(confidence), hits / n
-    reach = z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
-    return min((rate + z * z / (2 * n) + reach) / (1 + z * z / n), 1.0)
+def rate_bounds(hits: int, n: int, confidence: float) -> tuple[float, float]:
+    """Bounds of a rate by Clopper and Pearson, which never miss more often than they say.
+
+    Wilson's interval (J. Am. Stat. Assoc. 22, 209, 1927) misses up to 9 % and not 5 % where hits,
+    or the rest, are rare, and is wider there from 99 % confidence on.
+    """
+    return 1 - exact_high(n - hits, n, confidence), exact_high(hits, n, confidence)
 
 
 def check_fraction(**values: float) -> None:

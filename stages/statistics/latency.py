@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from kdpipe.stages.statistics.distributions import binomial_cdf, check_fraction, t_quantile
+from kdpipe.stages.statistics.autocorrelation import effective_iterations
+from kdpipe.stages.statistics.distributions import binomial_cdf, check_fraction
 from kdpipe.stages.statistics.intervals import Array, Interval
 from kdpipe.stages.statistics.means import around, variance
+from kdpipe.stages.statistics.summaries import exp_bounds, log_mean, ratio_of
 
 
 def order_bounds(n: int, percentile: float, confidence: float) -> tuple[int | None, int | None]:
@@ -40,21 +43,25 @@ def latency_percentile(
 
     Two doubts count, the wider bound wins. Iterations of a process resemble one another: t
     interval over the logs of each process's percentile. The tail is thin: order statistics of the
-    pooled iterations. The bounds always hold the pooled point, too, but they do not bound the
-    percentile over all processes there may ever be: that takes `needed_samples` processes. With
-    fewer iterations than `needed_samples`, or with a single process, there are no bounds.
+    pooled iterations, at the ranks that `effective_iterations` give, as neighbours repeat one
+    another. The bounds always hold the pooled point, too, but they do not bound the percentile
+    over all processes there may ever be: that takes `needed_samples` processes. With fewer
+    effective iterations than `needed_samples`, or with a single process, there are no bounds.
     """
     pooled = np.sort(np.concatenate(processes))
     point = float(np.quantile(pooled, percentile))
     # type 8 of Hyndman and Fan (1996): numpy's default is biased low in the tail of one process
     each = [np.quantile(samples, percentile, method="median_unbiased") for samples in processes]
     logs = np.log(each)
-    first, last = order_bounds(pooled.size, percentile, confidence)
+    effective = effective_iterations(processes, percentile)
+    first, last = order_bounds(effective, percentile, confidence)
     if last is None:
         return around(point, 0.0, math.inf, logs)
     low, high = _process_bounds(logs, confidence)
-    thin = float(pooled[first - 1]) if first else 0.0
-    return around(point, min(low, thin), max(high, float(pooled[last - 1])), logs)
+    share = pooled.size / effective  # the same quantile of all that there are: no sample is lost
+    thin = float(pooled[math.floor(first * share) - 1]) if first else 0.0
+    thick = float(pooled[min(math.ceil(last * share), pooled.size) - 1])
+    return around(point, min(low, thin), max(high, thick), logs)
 
 
 def latency_ratio(
@@ -62,39 +69,37 @@ def latency_ratio(
 ) -> Interval:
     """How many times faster `artifact` is than `reference`: ratio of geometric mean latencies.
 
-    Welch's t interval (1947) on the mean log latency of each process, then exp(). `variance` is
-    the sum of both sides, for as many processes on each. One process on a side gives no bounds.
+    Welch's t interval on the mean log latency of each process, see `ratio_of`.
     """
-    slow = np.array([np.log(samples).mean() for samples in reference])
-    fast = np.array([np.log(samples).mean() for samples in artifact])
-    centre = float(slow.mean() - fast.mean())
-    errors = (variance(slow) / slow.size, variance(fast) / fast.size)
-    freedom = _welch_freedom(errors, (slow.size - 1, fast.size - 1))
-    low, high = _exp_bounds(centre, sum(errors), freedom, confidence)
-    both = variance(slow) + variance(fast)
-    return Interval(math.exp(centre), low, high, min(slow.size, fast.size), both)
+    return ratio_of(log_mean(reference), log_mean(artifact), confidence)
 
 
-def _welch_freedom(errors: tuple[float, float], freedoms: tuple[int, int]) -> float:
-    """Welch and Satterthwaite's degrees of freedom, 0 where a side has a single process."""
-    smallest = min(freedoms)
-    if smallest == 0 or sum(errors) == 0:  # without spread any freedom gives the same bounds
-        return float(smallest)
-    parts = sum(error**2 / freedom for error, freedom in zip(errors, freedoms, strict=True))
-    return sum(errors) ** 2 / parts
+@dataclass(frozen=True)
+class NoiseFloor:
+    """What a measurement finds between an artifact and itself.
+
+    `ratio`: the artifact over itself, 1 if there were no noise. `floor`: how far from 1 its bounds
+    reach, as a fraction of the smaller: 0.02 says that factors up to 1.02 may be noise.
+    """
+
+    ratio: Interval
+    floor: float
+
+
+def noise_floor(artifact: Sequence[Array], again: Sequence[Array], confidence: float) -> NoiseFloor:
+    """The smallest difference that counts, from an artifact timed twice in turns (A/A).
+
+    The largest distance from 1 that the bounds of `latency_ratio` reach, on either side: a third
+    measurement of the same artifact, in as many processes, differs by less in at least 97 % of
+    cases at a confidence of 0.95. A ratio of other artifacts within it is a tie. Infinite with a
+    single process on a side.
+    """
+    ratio = latency_ratio(artifact, again, confidence)
+    down = 1 / ratio.low if ratio.low > 0 else math.inf
+    return NoiseFloor(ratio, max(ratio.high, down) - 1)
 
 
 def _process_bounds(logs: Array, confidence: float) -> tuple[float, float]:
     """Student's t bounds of exp(mean), one logarithm for each process."""
     error = variance(logs) / logs.size
-    return _exp_bounds(float(logs.mean()), error, logs.size - 1, confidence)
-
-
-def _exp_bounds(
-    centre: float, error: float, freedom: float, confidence: float
-) -> tuple[float, float]:
-    """exp(centre -+ t sqrt(error)), `error` a squared standard error; (0, inf) without freedom."""
-    if freedom <= 0:
-        return 0.0, math.inf
-    reach = t_quantile(confidence, freedom) * math.sqrt(error)
-    return math.exp(centre - reach), math.exp(centre + reach)
+    return exp_bounds(float(logs.mean()), error, logs.size - 1, confidence)

@@ -16,6 +16,8 @@ from kdpipe.stages.statistics import (
     needed_samples,
     order_bounds,
 )
+from kdpipe.stages.statistics.latency import noise_floor
+from kdpipe.stages.statistics.outliers import latency_outliers, modified_z
 
 
 @pytest.mark.parametrize(
@@ -130,3 +132,83 @@ def test_the_bounds_of_a_percentile_hold_the_pooled_one() -> None:
     found = latency_percentile(processes, 0.99, 0.95)
     assert found.point > 9
     assert found.high >= found.point
+
+
+# --- noise floor, outliers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [10, 20])
+def test_a_tie_lies_within_the_noise_floor(count: int) -> None:
+    """A third measurement of the same artifact differs from the first by less, 97 times in 100."""
+    rng = np.random.default_rng(13)
+    inside = []
+    for _ in range(1000):
+        first, again, third = (_processes(rng, count) for _ in range(3))
+        ratio = latency_ratio(first, third, 0.95).point
+        floor = noise_floor(first, again, 0.95).floor
+        inside.append(max(ratio, 1 / ratio) - 1 <= floor)
+
+    assert np.mean(inside) >= 0.965
+
+
+def test_the_noise_floor_shrinks_with_processes_and_not_with_iterations() -> None:
+    """1 % between processes: under 2 % with 20 of them, and ten times the iterations change
+    nothing. A difference of a fifth is far outside."""
+    rng = np.random.default_rng(14)
+    sides = [(_processes(rng, n), _processes(rng, n)) for n in (5, 20)]
+    few, many = (noise_floor(*pair, 0.95) for pair in sides)
+    longer = [[np.tile(samples, 10) for samples in side] for side in sides[1]]
+
+    assert many.floor < few.floor
+    assert many.floor < 0.02
+    assert noise_floor(*longer, 0.95).floor == pytest.approx(many.floor)
+    assert many.floor >= abs(many.ratio.point - 1)
+    assert many.ratio.n == 20
+
+
+def test_one_process_has_no_noise_floor() -> None:
+    """Its spread is unknown, so any difference may be noise."""
+    one = [np.linspace(1.0, 2.0, 1000)]
+
+    assert noise_floor(one, one, 0.95).floor == math.inf
+
+
+def test_the_noise_floor_looks_to_both_sides() -> None:
+    """Whichever of the two measurements was slower by chance, the floor is the same."""
+    rng = np.random.default_rng(15)
+    first, again = _processes(rng, 10), _processes(rng, 10)
+
+    forth, back = noise_floor(first, again, 0.95), noise_floor(again, first, 0.95)
+
+    assert forth.floor == pytest.approx(back.floor)
+
+
+def test_outliers_are_counted() -> None:
+    """One process of ten a third slower, and three slow iterations in another, and no more."""
+    rng = np.random.default_rng(16)
+    processes = _processes(rng, 10, each=200)
+    processes[4] = processes[4] * 1.33
+    processes[7][[5, 50, 150]] *= 3
+
+    found = latency_outliers(processes)
+
+    assert found.processes == (4,)
+    assert (found.iterations, found.of) == (3, 2000)
+
+
+def test_outliers_of_equal_latencies() -> None:
+    """Where all are equal none stands out; where nearly all are, the other one does."""
+    same = [np.ones(50) for _ in range(9)]
+
+    assert latency_outliers(same).processes == ()
+    assert latency_outliers(same).iterations == 0
+    assert latency_outliers([*same, np.full(50, 2.0)]).processes == (9,)
+
+
+def test_modified_z_is_the_published_formula() -> None:
+    """0.6745 (x - median) / MAD (Iglewicz and Hoaglin 1993), by scipy's MAD."""
+    values = np.array([2.1, 2.6, 2.4, 2.5, 2.3, 2.1, 2.3, 2.6, 8.2, 8.3])
+    deviation = stats.median_abs_deviation(values)
+
+    assert modified_z(values) == pytest.approx(0.6745 * (values - np.median(values)) / deviation)
+    assert np.flatnonzero(np.abs(modified_z(values)) > 3.5).tolist() == [8, 9]
