@@ -186,7 +186,8 @@ class _Table:
         augment = {"shift": 2, "flip": True}
         if not self.dense:
             source = {"kind": "idx", "folder": folder}
-            return Data(source=source, augment=augment, **sizes), DataInputs(Classification())
+            data = Data(source=source, augment=augment, drop_twins=True, **sizes)
+            return data, DataInputs(Classification())
         source = {"kind": "masks", "folder": folder}
         data = Data(source=source, image_size=48, augment=augment, **sizes)
         return data, DataInputs(Segmentation(ignore_index=0))

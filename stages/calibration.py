@@ -1,14 +1,14 @@
 """Calibration samples: what quantization reads the ranges of activations from, and what it may not.
 
 They are drawn from train, or come from a source of the user's own. The eval split has no say: an
-image that is in it, whatever its name, would tune the network to what judges it.
+image that is in it, whatever its name, would tune the network to what judges it. Which those are is
+found in `hygiene/`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,7 @@ else:
 
 _CHUNK = 16
 """Images at a time: mapped pages of scattered rows count as memory, and each brings neighbours."""
-
-Digests = Mapping[bytes, str]
-"""SHA-256 of an image's pixels -> id of a sample that has them."""
+_SHOWN = 5
 
 
 class Calibration(BaseModel):
@@ -48,25 +46,30 @@ class Calibration(BaseModel):
 
 
 def write_calibration(
-    wanted: int | Calibration, pictures: Pictures, data: Dataset, seed: int, work: Work
+    wanted: int | Calibration,
+    pictures: Pictures,
+    data: Dataset,
+    leaked: NDArray[np.int64],
+    seed: int,
+    work: Work,
 ) -> None:
     """Choose the calibration samples of a dataset that is otherwise complete, and write them.
 
     `calibration.json` says how they were chosen; `calibration.npy` holds their rows in train, or
     `calibration.images.npy` and `calibration.ids.json` those of a source of their own. `pictures`
-    says how `data` was read. Eval is decoded once more where its images are not stored.
+    says how `data` was read.
 
-    Samples of train that are in eval too are left out, with a warning, even where none remain: not
-    every chain calibrates, and those that do ask `require_usable`. Of a source of their own
-    samples are named by the user and must be right: raises DataError when they are in eval too,
-    do not have the form of the model's input, or are not usable.
+    `leaked` rows of train, which are in eval too, are left out, with a warning, even where none
+    remain: not every chain calibrates, and those that do ask `require_usable`. Of a source of
+    their own samples are named by the user and must be right: raises DataError when they do not
+    have the form of the model's input, or are not usable.
     """
-    judged = dict(zip(_Look.at(data.eval.images).digests, data.eval.ids, strict=True))
     if isinstance(wanted, Calibration):
-        origin = _write_own(wanted, pictures, data, judged, seed, work)
+        origin = _write_own(wanted, pictures, data, seed, work)
     else:
-        rows = _drawn(wanted, data.train, judged, seed, work.observer)
-        np.save(work.out / "calibration.npy", rows)
+        np.save(
+            work.out / "calibration.npy", _drawn(wanted, data.train, leaked, seed, work.observer)
+        )
         origin = "train"
     chosen = {"origin": origin, "seed": seed, "std_given": pictures.std is not None}
     (work.out / "calibration.json").write_text(json.dumps(chosen))
@@ -127,37 +130,25 @@ def _stored(data: Dataset) -> dict[str, Any]:
 
 
 def _drawn(
-    count: int, train: Split, judged: Digests, seed: int, observer: Observer
+    count: int, train: Split, leaked: NDArray[np.int64], seed: int, observer: Observer
 ) -> NDArray[np.int64]:
-    """`count` rows of train in the proportions of the classes, none of them in eval.
-
-    Where a draw hits images of eval, these are taken out and the draw is repeated: only what was
-    drawn has to be decoded.
-    """
-    rows, twins = np.arange(len(train)), dict[str, str]()
-    while True:
-        chosen = rows[stratified(train.strata[rows], count, seed, Purpose.CALIBRATION)]
-        look = _Look.at(train.images, chosen)
-        hit = np.array([digest in judged for digest in look.digests], bool)
-        if not hit.any():
-            break
-        twins |= look.twins([train.ids[row] for row in chosen], judged)
-        rows = np.setdiff1d(rows, chosen[hit])
-    if twins:
+    """`count` rows of train in the proportions of the classes, none of them `leaked`."""
+    rows = np.setdiff1d(np.arange(len(train)), leaked)
+    if leaked.size:
         observer.warn(
-            f"{len(twins)} sample(s) of train have the pixels of eval samples and are not used"
-            f" for calibration: {_pairs(twins)}"
+            f"{len(leaked)} sample(s) of train are in eval too and are not used for calibration:"
+            f" {listing([train.ids[row] for row in leaked], _SHOWN)}"
         )
     if count > len(rows):
         observer.warn(
             f"calibration uses all {len(rows)} samples of train, "
             f"fewer than the {count} of data.calibration"
         )
-    return chosen
+    return rows[stratified(train.strata[rows], count, seed, Purpose.CALIBRATION)]
 
 
 def _write_own(
-    wanted: Calibration, pictures: Pictures, data: Dataset, judged: Digests, seed: int, work: Work
+    wanted: Calibration, pictures: Pictures, data: Dataset, seed: int, work: Work
 ) -> str:
     """Samples of a source of their own, in the form of the data; returns where they come from."""
     with standing_under("data.calibration.source"):
@@ -180,12 +171,6 @@ def _write_own(
     refuse_faults(faults)
     ids = tuple(part.ids[row] for row in rows)
     (work.out / "calibration.ids.json").write_text(json.dumps(ids), "utf-8")
-    if twins := _Look.at(data.calibration.images).twins(ids, judged):
-        raise DataError(
-            f"{len(twins)} calibration sample(s) have the pixels of eval samples",
-            found=_pairs(twins),
-            fix="take them out of data.calibration.source: eval must judge what it did not tune",
-        )
     return contents.described
 
 
@@ -245,12 +230,3 @@ class _Look:
             levels.add(pixels)
             digests += [hashlib.sha256(np.ascontiguousarray(x).data).digest() for x in pixels]
         return cls(digests, levels or Histogram(1))
-
-    def twins(self, ids: Sequence[str], judged: Digests) -> dict[str, str]:
-        """{id: id of the eval sample with the same pixels}."""
-        pairs = zip(ids, self.digests, strict=True)
-        return {id: judged[digest] for id, digest in pairs if digest in judged}
-
-
-def _pairs(twins: Mapping[str, str]) -> str:
-    return listing([f"{id} = {other}" for id, other in twins.items()])

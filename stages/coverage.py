@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from kdpipe.stages.base import Observer
+from kdpipe.stages.base import Observer, Work
+from kdpipe.stages.draft import Drafts
+from kdpipe.stages.hygiene.leaks import ALLOW
+from kdpipe.stages.hygiene.overlap import FILE, write_pairs
+from kdpipe.stages.hygiene.twins import shared_groups
 from kdpipe.stages.sources.base import Contents
 from kdpipe.stages.tasks import Task
 from kdpipe.targets.errors import DataError, listing
@@ -103,15 +107,27 @@ def check_coverage(
     return known + [str(number) for number in range(len(known), count)]
 
 
-def check_groups(
-    train: NDArray[np.int64] | None, held: NDArray[np.int64] | None, observer: Observer
-) -> None:
-    """Warn when a group is in both splits, which makes eval look better than it is."""
-    if train is None or held is None:
+def check_groups(drafts: Drafts, allowed: bool, work: Work) -> None:
+    """Raise DataError when a group is in both splits, before any image is read.
+
+    Its other samples teach what the eval ones look like. A pair of each group goes to a file in
+    the scratch folder, which stays when the stage fails. Leaks that are `allowed` are told later,
+    with those of pixels.
+    """
+    train, held = drafts
+    found = shared_groups(train.groups, held.groups)
+    if allowed or not len(found):
         return
-    shared = np.intersect1d(train, held)
-    if shared.size:
-        observer.warn(f"{shared.size} group(s) are in both train and eval: accuracy is flattered")
+    pairs = [
+        (train.part.ids[train.rows[i]], held.part.ids[held.rows[j]]) for i, j in found.rows.tolist()
+    ]
+    path = work.scratch / FILE
+    write_pairs(path, (("train", a, "", "eval", b, "", "group", "") for a, b in pairs))
+    raise DataError(
+        f"{len(pairs)} group(s) are in both train and eval, which flatters every number",
+        found=f"{listing([f'{a} and {b}' for a, b in pairs], 5)}; one pair of each in {path}",
+        fix=f"keep each group in one split, or let kdpipe split one pool by groups; {ALLOW}",
+    )
 
 
 def _absent(labels: NDArray[np.int64], count: int, names: Sequence[str]) -> str:

@@ -102,6 +102,7 @@ class Dataset(Artifact):
     (N, H, W)), `.ids.json` and, where there are groups, `.groups.npy` describe the samples;
     `.images.npy` holds their pixels, or
     `.checksums.npy` those of the user's own files; `.<name>.images.npy` holds paired pictures;
+    `duplicates.csv` lists samples that show the same;
     `calibration.npy` holds rows of train, or `calibration.images.npy` and `.ids.json` samples of a
     source of their own; `calibration.json` says how they were chosen.
     """
@@ -132,6 +133,16 @@ class Dataset(Artifact):
     def source(self) -> str:
         """Where the samples come from, in words, for reports."""
         return str(self.meta["source"])
+
+    @property
+    def leaks(self) -> Mapping[str, Any]:
+        """Eval samples that were trained or calibrated on, which the user allowed; {} as a rule.
+
+        `eval` is their number, `share` that of all; `exact`, `near`, `mirrored` and `group` count
+        by kind. Every number measured on eval carries a mark when this is not empty.
+        """
+        leaks: dict[str, Any] = self.meta["hygiene"]["leaks"]
+        return leaks
 
     @cached_property
     def preprocess(self) -> Preprocess:

@@ -106,7 +106,7 @@ def test_a_class_without_images(here: Path) -> None:
 def test_images_behind_a_link(here: Path, tmp_path: Path, link: str) -> None:
     """A changed image in a linked folder is no reason to reuse what was made of the old one."""
     for number in range(8):
-        picture(tmp_path / "elsewhere" / f"{number}.png", number)
+        picture(tmp_path / "elsewhere" / f"{number}.png", 100 + number)
     (here / link).symlink_to(tmp_path / "elsewhere")
     run(FOLDER)
     assert plan(FOLDER).status == "stored"

@@ -97,6 +97,8 @@ def test_declared_classes_may_have_no_samples(tmp_path: Path):
     assert heard.warnings == [
         "no training samples of class 1, 3",
         "no eval samples of class 1, 3: nothing is measured of it",
+        "fewer than 29 eval samples of class 0 (2), 2 (1): even without an error they do not prove"
+        " an accuracy of 90 % (95 % confidence)",
     ]
 
 
@@ -131,18 +133,44 @@ def test_what_the_user_should_know_is_told(tree: Path, tmp_path: Path):
         "data.eval_fraction is not used: the source has an eval split",
         "no eval samples of class dog: nothing is measured of it",
         "calibration uses all 4 samples of train, fewer than the 256 of data.calibration",
+        "fewer than 29 eval samples of class cat (2): even without an error they do not prove"
+        " an accuracy of 90 % (95 % confidence)",
     ]
     assert heard.steps == [(4, 4), (2, 2)]
 
 
-def test_groups_in_both_splits_are_told(tmp_path: Path):
-    """A group that a declared split tears apart flatters accuracy."""
+def test_groups_in_both_splits_are_refused(tmp_path: Path):
+    """A group that a declared split tears apart flatters accuracy; the file with pairs stays."""
     for name in ("a", "b", "c"):
         picture(tmp_path / f"{name}.png")
     rows = ["path,label,split,group", "a.png,0,train,p", "b.png,0,train,q", "c.png,0,eval,q"]
     (tmp_path / "d.csv").write_text("\n".join(rows))
+    source = {"kind": "csv", "file": tmp_path / "d.csv"}
+
+    with pytest.raises(DataError, match=r"1 group\(s\) are in both train and eval") as error:
+        run(tmp_path / "out", source=source, calibration=2)
+
+    path = tmp_path / "out" / "duplicates.csv"
+    assert error.value.found == f"b.png and c.png; one pair of each in {path}"
+    assert "data.allow_leak: true" in error.value.fix
+    assert path.read_text().splitlines()[1:] == ["train,b.png,,eval,c.png,,group,"]
+
+
+def test_groups_in_both_splits_may_be_allowed(tmp_path: Path):
+    """Then the dataset says how many eval samples have others of their group in train."""
+    for name in ("a", "b", "c", "d"):
+        picture(tmp_path / f"{name}.png")
+    rows = ["path,label,split,group", "a.png,0,train,p", "b.png,0,train,q", "c.png,0,eval,q"]
+    (tmp_path / "d.csv").write_text("\n".join([*rows, "d.png,0,eval,r"]))
     heard = Heard()
+    source = {"kind": "csv", "file": tmp_path / "d.csv"}
 
-    run(tmp_path / "out", heard, source={"kind": "csv", "file": tmp_path / "d.csv"}, calibration=2)
+    dataset = run(tmp_path / "out", heard, source=source, calibration=2, allow_leak=True)
 
-    assert heard.warnings == ["1 group(s) are in both train and eval: accuracy is flattered"]
+    assert dataset.leaks["eval"] == 1
+    assert dataset.leaks["share"] == 0.5
+    assert dataset.leaks["group"] == 1
+    assert heard.warnings[0] == (
+        "1 eval sample(s), 50 %, are known from train: 1 group(s) in both splits;"
+        " data.allow_leak lets it pass, and every number is marked"
+    )

@@ -70,11 +70,12 @@ def grown(out: Path, *arguments: str) -> tuple[int, int]:
 def test_memory_stays_far_below_the_data(tmp_path: Path):
     """Storing and then reading 154 MB of gzipped pixels takes less than 60 MB."""
     frames = [bytes([level]) * SIDE * SIDE for level in range(250)]
-    for prefix, count in (("train", COUNT), ("t10k", 250)):
+    held = [bytes([level, 255]) * (SIDE * SIDE // 2) for level in range(250)]
+    for prefix, count, content in (("train", COUNT, frames), ("t10k", 250, held)):
         write_idx(
             tmp_path / f"{prefix}-images-idx3-ubyte.gz",
             (count, SIDE, SIDE),
-            frames * (count // 250),
+            content * (count // 250),
         )
         labels = [bytes(range(10)) * (count // 10)]
         write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", (count,), labels)
@@ -94,7 +95,7 @@ def test_memory_stays_far_below_label_maps(tmp_path: Path):
     images = [bytes([level]) * side * side for level in range(240)] * (count // 240)
     maps = [bytes(side * side // 2) + bytes([1]) * (side * side // 2)] * count
     shape = (count, side, side)
-    held = [bytes([9]) * side * side, bytes([8]) * side * side]
+    held = [bytes([level, 255]) * (side * side // 2) for level in (9, 8)]
     write_npz(
         tmp_path / "d.npz",
         {
