@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kdpipe.stages.dataset import Split
@@ -19,18 +20,31 @@ else:
 _SAMPLES, _PIXELS = 256, 1 << 20
 """Judged together at most; of dense networks, which keep maps of every size, so many pixels."""
 
+MOST_PROBABILITIES = 64 << 20
+"""Samples times classes that are kept: 128 MiB, and twice that while batches are joined."""
+
 Forward = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 """Model inputs (n, C, H, W) -> outputs (n, ...)."""
 
 
-def evaluate(forward: Forward, split: Split, task: Task) -> Outcome:
-    """Run `forward` over the whole split in order; only one batch is in memory at a time."""
+def evaluate(forward: Forward, split: Split, task: Task, *, probabilities: bool = False) -> Outcome:
+    """Run `forward` over the whole split in order; only one batch is in memory at a time.
+
+    `probabilities`: keep those of every class, 2 bytes each, where they are no more than
+    MOST_PROBABILITIES.
+    """
     size = together(task, split.preprocess.height, split.preprocess.width)
-    parts = [task.outcome(forward(x), y) for x, y in split.batches(size)]
-    return Outcome(
-        np.concatenate([part.score for part in parts]),
-        np.concatenate([part.prediction for part in parts]),
-    )
+    parts = []
+    for x, y in split.batches(size):
+        part = task.outcome(forward(x), y)
+        keep = probabilities and _affordable(part, len(split))
+        parts.append(part if keep else replace(part, probability=None))
+    return Outcome.joined(parts)
+
+
+def _affordable(part: Outcome, samples: int) -> bool:
+    found = part.probability
+    return found is not None and samples * found.shape[1] <= MOST_PROBABILITIES
 
 
 def together(task: Task, height: int, width: int) -> int:

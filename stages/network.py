@@ -74,11 +74,12 @@ def require_outputs(network: nn.Module, blueprint: Blueprint, data: Dataset) -> 
     data.task.check_outputs(tuple(output.shape), (height, width))
 
 
-def judge(network: nn.Module, data: Dataset) -> Outcome:
+def judge(network: nn.Module, data: Dataset, *, probabilities: bool = False) -> Outcome:
     """What a network does on each eval sample, in PyTorch, in eval mode and fp32."""
     from kdpipe.stages.evaluate import evaluate, network_forward
 
-    return evaluate(network_forward(network), data.eval, data.task)
+    forward = network_forward(network)
+    return evaluate(forward, data.eval, data.task, probabilities=probabilities)
 
 
 def details(outcome: Outcome, data: Dataset) -> dict[str, float]:
@@ -87,12 +88,21 @@ def details(outcome: Outcome, data: Dataset) -> dict[str, float]:
 
 
 def save_network(
-    folder: Path, network: nn.Module, blueprint: Blueprint, data: Dataset, **facts: Any
+    folder: Path,
+    network: nn.Module,
+    blueprint: Blueprint,
+    data: Dataset,
+    *,
+    probabilities: bool = False,
+    **facts: Any,
 ) -> Outcome:
-    """Judge `network` on the eval split and write all that `Network` reads; returns the outcome."""
+    """Judge `network` on the eval split and write all that `Network` reads; returns the outcome.
+
+    `probabilities`: those of every class are part of the outcome, see `evaluate`.
+    """
     from kdpipe.stages.models import size, weights
 
-    outcome = judge(network, data)
+    outcome = judge(network, data, probabilities=probabilities)
     folder.mkdir(exist_ok=True)
     outcome.save(folder / "outcome.npz")
     blueprint.save(folder)

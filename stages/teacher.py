@@ -87,7 +87,8 @@ class Teacher(ModelSettings, Stage):
             weights.load(network, self.weights)
         elif recipe:
             trained = _train(network, recipe, inputs.data, work)
-        outcome = save_network(work.out, network, blueprint, inputs.data, **trained)
+        data = inputs.data
+        outcome = save_network(work.out, network, blueprint, data, probabilities=True, **trained)
         work.observer.fact("eval", value=outcome.mean, n=len(outcome.score))
         _refuse_a_guesser(outcome, inputs.data)
 

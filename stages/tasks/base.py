@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from kdpipe.stages.evidence import Decisions
     from kdpipe.stages.images import Labels
+    from kdpipe.stages.quality.compared import Compared
 else:
     from kdpipe.targets.lazy import np
 
@@ -32,11 +34,16 @@ class Outcome:
     """What one model did on each sample of a split, in the split's order; all that statistics need.
 
     `score`: float32 (N,), how right each sample is, 0.0 to 1.0 (classification: 0 or 1); its mean
-    is the task's headline metric. `prediction`: (N, ...) what the model decided.
+    is the task's headline metric. `prediction`: (N, ...) what the model decided. `confidence`:
+    float32 (N,), the probability that it gave to that decision, 0 where an output was not finite.
+    `probability`: float16 (N, C), of each class; kept only where it was asked for (`evaluate`).
+    Both are None for a task without classes, and in what older versions stored.
     """
 
     score: NDArray[np.float32]
     prediction: NDArray[np.generic]
+    confidence: NDArray[np.float32] | None = None
+    probability: NDArray[np.float16] | None = None
 
     @property
     def mean(self) -> float:
@@ -44,14 +51,24 @@ class Outcome:
         return float(self.score.mean())
 
     def save(self, path: Path) -> None:
-        """Write as a compressed .npz."""
-        np.savez_compressed(path, score=self.score, prediction=self.prediction)
+        """Write what there is as a compressed .npz."""
+        np.savez_compressed(path, **{k: v for k, v in vars(self).items() if v is not None})
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote; never unpickles."""
         with np.load(path, allow_pickle=False) as stored:
-            return cls(stored["score"], stored["prediction"])
+            return cls(**stored)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The outcomes of consecutive batches as one; at least one, and all with the same parts."""
+
+        def whole(name: str) -> Any:
+            pieces = [getattr(part, name) for part in parts]
+            return None if pieces[0] is None else np.concatenate(pieces)
+
+        return cls(**{name: whole(name) for name in vars(parts[0])})
 
 
 class Task(BaseModel, ABC):
@@ -66,6 +83,9 @@ class Task(BaseModel, ABC):
     """Whether labels are maps (N, H, W), one label per pixel, and not (N,)."""
     mixes: ClassVar[tuple[str, ...]] = ("mixup", "cutmix")
     """Which kinds of mixing are defined for its labels."""
+
+    decision: ClassVar[str] = "argmax over axis 1"
+    """How outputs become an answer, a key of `targets.device.decision.DECISIONS`; it is timed."""
 
     kind: str
 
@@ -134,3 +154,19 @@ class Task(BaseModel, ABC):
         `prediction` and `labels` (N, ...) as in `outcome`, `classes` the names of all classes.
         """
         return {}
+
+    def decisions(self, own: Outcome, teacher: Outcome, labels: Labels) -> Decisions | None:
+        """What `own` and the teacher decided on each sample, where that is a class; else None."""
+        return None
+
+    def quality(self, compared: Compared) -> dict[str, Any]:
+        """What there is to say of an artifact beside the teacher, for `quality.json`.
+
+        Every number stands with its unit, n and bounds. Any task has the drop of its score,
+        agreement, subgroups and the worst samples.
+        """
+        from kdpipe.stages.quality.scores import scores
+
+        return scores(
+            compared, self.agreement(compared.own.prediction, compared.teacher.prediction)
+        )

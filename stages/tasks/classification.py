@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from kdpipe.stages.evidence import Decisions
 from kdpipe.stages.tasks.base import Outcome, Task
 from kdpipe.targets.errors import DataError, UsageError, listing
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from kdpipe.stages.images import Labels
+    from kdpipe.stages.quality.compared import Compared
 else:
     from kdpipe.targets.lazy import np
 
@@ -75,12 +79,48 @@ class Classification(Task):
         )
 
     def outcome(self, outputs: NDArray[np.float32], labels: NDArray[np.generic]) -> Outcome:
-        """The highest logit wins. A row with NaN or infinity is predicted -1 and scores 0."""
+        """The highest logit wins. A row with NaN or infinity is predicted -1 and scores 0.
+
+        Probabilities are the softmax, in float64 until they are stored; such a row has zeros.
+        """
         prediction = outputs.argmax(axis=1).astype(np.int64)
-        prediction[~np.isfinite(outputs).all(axis=1)] = -1
-        return Outcome((prediction == labels).astype(np.float32), prediction)
+        finite: NDArray[np.bool_] = np.asarray(np.isfinite(outputs).all(axis=1))
+        prediction[~finite] = -1
+        probability = _softmax(np.where(finite[:, None], outputs, 0)) * finite[:, None]
+        return Outcome(
+            score=(prediction == labels).astype(np.float32),
+            prediction=prediction,
+            confidence=probability.max(axis=1).astype(np.float32),
+            probability=probability.astype(np.float16),
+        )
 
     def agreement(self, a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.float32]:
         """1 where both models say the same class; -1 is no class (see `outcome`) and never does."""
         same: NDArray[np.float32] = (np.equal(a, b) & np.not_equal(a, -1)).astype(np.float32)
         return same
+
+    def decisions(self, own: Outcome, teacher: Outcome, labels: Labels) -> Decisions:
+        """Classes, and how sure of them both were; NaN where an older teacher was not asked."""
+        unknown = np.full(len(labels), np.nan, np.float32)
+        return Decisions(
+            labels=labels[:].astype(np.int64),
+            prediction=own.prediction.astype(np.int64),
+            teacher_prediction=teacher.prediction.astype(np.int64),
+            confidence=unknown if own.confidence is None else own.confidence,
+            teacher_confidence=unknown if teacher.confidence is None else teacher.confidence,
+        )
+
+    def quality(self, compared: Compared) -> dict[str, Any]:
+        """Also what each class loses, F1, confusions, calibration, and precision over recall."""
+        from kdpipe.stages.quality.classification import classification
+
+        decisions = self.decisions(compared.own, compared.teacher, compared.labels)
+        return super().quality(compared) | classification(compared, decisions)
+
+
+def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Probabilities of finite logits (N, C), row by row."""
+    shifted = logits.astype(np.float64)
+    powers = np.exp(shifted - shifted.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kdpipe.stages.images import Labels
+    from kdpipe.stages.quality.compared import Compared
 else:
     from kdpipe.targets.lazy import np
 
@@ -166,6 +167,12 @@ class Segmentation(Task):
             "pixel_accuracy": float(np.trace(total) / total.sum()),
             **{f"iou/{name}": float(iou) for name, iou in named if np.isfinite(iou)},
         }
+
+    def quality(self, compared: Compared) -> dict[str, Any]:
+        """Also the IoU that each class loses, and how its edges lie (Boundary IoU)."""
+        from kdpipe.stages.quality.segmentation import segmentation
+
+        return super().quality(compared) | segmentation(compared, self.ignore_index)
 
     def _confusion(
         self, prediction: NDArray[np.generic], labels: NDArray[np.generic], classes: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,86 @@ def test_outcomes_are_stored_bit_for_bit(tmp_path: Path):
     assert np.array_equal(loaded.score, outcome.score)
     assert np.array_equal(loaded.prediction, outcome.prediction)
     assert (loaded.score.dtype, loaded.prediction.dtype) == (np.float32, np.int64)
+
+
+def test_confidence_is_the_softmax_of_what_was_predicted():
+    """In float64, so that logits of +-400 neither overflow nor lose the small ones."""
+    outputs = np.array([[400, 399, -400], [1, 3, 2]], dtype=np.float32)
+    powers = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
+    expected = powers / powers.sum(axis=1, keepdims=True)
+
+    outcome = TASK.outcome(outputs, np.array([0, 1]))
+
+    assert outcome.confidence == pytest.approx(expected.max(axis=1), rel=1e-6)
+    assert outcome.probability == pytest.approx(expected, abs=5e-4)
+    assert (outcome.confidence.dtype, outcome.probability.dtype) == (np.float32, np.float16)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_an_output_that_is_not_finite_has_no_probability(bad: float):
+    """0 for every class, and a confidence of 0; its neighbours keep theirs."""
+    outcome = TASK.outcome(np.array([[0, bad], [0, 0]], dtype=np.float32), np.zeros(2, np.int64))
+
+    assert outcome.confidence.tolist() == [0, 0.5]
+    assert outcome.probability.tolist() == [[0, 0], [0.5, 0.5]]
+
+
+def test_decisions_are_those_of_both_models():
+    """With NaN for the confidence of a teacher that an older version stored."""
+    labels = np.array([0, 1], dtype=np.uint8)
+    own = TASK.outcome(np.array([[3, 0], [np.nan, 0]], dtype=np.float32), labels)
+    teacher = TASK.outcome(np.array([[3, 0], [0, 3]], dtype=np.float32), labels)
+
+    found = TASK.decisions(own, teacher, labels)
+    old = TASK.decisions(own, Outcome(teacher.score, teacher.prediction), labels)
+
+    assert found.prediction.tolist() == [0, -1]
+    assert found.teacher_prediction.tolist() == found.labels.tolist() == [0, 1]
+    assert found.labels.dtype == np.int64
+    assert found.confidence[1] == 0
+    assert np.isfinite(found.teacher_confidence).all()
+    assert np.isnan(old.teacher_confidence).all()
+
+
+def test_confidence_and_probability_are_stored(tmp_path: Path):
+    """Bit for bit, as far as they are there."""
+    outputs = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    outcome = TASK.outcome(outputs, np.zeros(9, np.int64))
+
+    for kept in (outcome, replace(outcome, probability=None)):
+        kept.save(tmp_path / "outcome.npz")
+        loaded = Outcome.load(tmp_path / "outcome.npz")
+        for name, expected in vars(kept).items():
+            found = getattr(loaded, name)
+            assert (found is None) == (expected is None)
+            assert found is None or (found.dtype, found.tobytes()) == (
+                expected.dtype,
+                expected.tobytes(),
+            )
+
+
+def test_older_outcomes_have_neither(tmp_path: Path):
+    """A file with score and prediction alone still loads."""
+    np.savez_compressed(tmp_path / "old.npz", score=np.ones(2, np.float32), prediction=np.ones(2))
+
+    loaded = Outcome.load(tmp_path / "old.npz")
+
+    assert loaded.confidence is None
+    assert loaded.probability is None
+
+
+def test_batches_are_joined_in_order():
+    """As if they had been judged at once."""
+    outputs = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    labels = np.arange(9) % 4
+    whole = TASK.outcome(outputs, labels)
+
+    joined = Outcome.joined(
+        [TASK.outcome(outputs[i : i + 4], labels[i : i + 4]) for i in (0, 4, 8)]
+    )
+
+    for name, expected in vars(whole).items():
+        assert np.array_equal(getattr(joined, name), expected)
 
 
 def test_an_outcome_file_is_never_unpickled(tmp_path: Path):
