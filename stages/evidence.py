@@ -66,14 +66,15 @@ class Evidence:
 
     Per fresh process: `latency`, Timing of the `artifact`, its `fp32` twin, the `teacher`, and
     `again`, the artifact a second time, interleaved in the same runtime. `memory`: bytes that the
-    model of a role takes. `start`: {role: {"load_ms", "first_ms"}}. `energy_mj`: millijoules of
-    one call, by role.
+    model of a role takes; under `peak` the artifact's process in all, under `gpu` what it holds
+    there. `start`: {role: {"load_ms", "first_ms"}}. `energy_mj`: millijoules of one call, by role.
 
     `values`: single numbers such as `size_bytes`, `parameters`, `macs`, `int8_fraction`, and the
     same of the teacher under `teacher_size_bytes` ... `machine`: what times depend on, see
     `fingerprint.machine`, with the runtime's version. `diagnosis`: of an int8 artifact, which
     layers the runtime left in float and what to do about it. `blame`: which hop lost the score.
-    Both are for the reason of a rule that fails.
+    Both are for the reason of a rule that fails. `leaked`: which eval samples are known from
+    training, where the user let that pass; then no score is to be trusted.
     """
 
     artifact: str
@@ -97,6 +98,7 @@ class Evidence:
     machine: Mapping[str, Any] = field(default_factory=dict)
     diagnosis: str = ""
     blame: str = ""
+    leaked: str = ""
 
     def save(self, folder: Path) -> None:
         """Write `evidence.npz` (samples) and `evidence.json` (names and single numbers)."""
@@ -153,7 +155,7 @@ _ALWAYS = ("score", "teacher_score", "agreement")
 _BY_ROLE = {"references": "references", "memory": "memory_bytes", "energy_mj": "energy_mj"}
 _NAMED = (
     *("artifact", "target", "precision", "metric"),
-    *("classes", "eval_sha256", "diagnosis", "blame"),
+    *("classes", "eval_sha256", "diagnosis", "blame", "leaked"),
 )
 
 

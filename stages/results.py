@@ -11,33 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdpipe.stages import statistics
 from kdpipe.stages.base import Artifact
-from kdpipe.stages.benchmark import Measured
+from kdpipe.stages.bounds import CONFIDENCE, bounds
 from kdpipe.stages.compile import Compiled
 from kdpipe.stages.dataset import Dataset
 from kdpipe.stages.distill.stage import Distilled
-from kdpipe.stages.evidence import Evidence, Timing
 from kdpipe.stages.export import Exported
 from kdpipe.stages.gate.rules import SCORE
+from kdpipe.stages.measured import Measured
 from kdpipe.stages.network import Judged, Network, details
+from kdpipe.stages.quality.summary import teacher_summary
 from kdpipe.stages.quantize.stage import Quantized
-
-CONFIDENCE = 0.95
-"""One-sided confidence of every bound that is shown without a rule of its own."""
-PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+from kdpipe.stages.rows import Groups, Scores, row, score_of
+from kdpipe.stages.waterfall import Source, previous
 
 Outputs = Mapping[str, Artifact]
 """Outputs of steps by step id, as far as they exist."""
-Scores = NDArray[np.float32]
-Groups = NDArray[np.int64] | None
+
+_ALIKE = 1e-9
+"""Nearer than this seeds agree to the sample: differences of means are rounded."""
 
 
 def collect(outputs: Outputs) -> dict[str, Any]:
     """Everything in `results.json` that stages know; absent outputs leave None or an empty list."""
-    data, teacher, groups = outputs.get("data"), outputs.get("teacher"), _groups(outputs)
+    data, groups = outputs.get("data"), _groups(outputs)
     assert data is None or isinstance(data, Dataset)
     metric = data.task.metric if data else SCORE
     student = _student(outputs)
@@ -45,14 +44,24 @@ def collect(outputs: Outputs) -> dict[str, Any]:
         "task": data.task.kind if data else None,
         "metric": metric if data else None,
         "data": _data(data) if data else None,
-        "teacher": _network(teacher, data, groups) if isinstance(teacher, Network) else None,
+        "teacher": _teacher(outputs, data, groups),
         "student": _network(student, data, groups) if student else None,
         "control": _control(outputs.get("distill"), metric),
         "quantized": _quantized(outputs, student, groups),
         "waterfall": _waterfall(outputs, metric),
         "parity": _parity(outputs.get("export")),
-        "artifacts": [_row(measured) for measured in measurements(outputs).values()],
+        "artifacts": [row(measured) for measured in measurements(outputs).values()],
     }
+
+
+def _teacher(outputs: Outputs, data: Dataset | None, groups: Groups) -> dict[str, Any] | None:
+    """What the teacher did; what artifacts are compared with beyond that, the first one knows."""
+    teacher = outputs.get("teacher")
+    if not isinstance(teacher, Network):
+        return None
+    first = next(iter(measurements(outputs).values()), None)
+    quality = teacher_summary(first.quality) if first else {}
+    return {**_network(teacher, data, groups), "quality": quality}
 
 
 def measurements(outputs: Outputs) -> dict[str, Measured]:
@@ -89,6 +98,7 @@ def _data(data: Dataset) -> dict[str, Any]:
         "eval": len(data.eval),
         "groups": None if groups is None else len(np.unique(groups)),
         "calibration": len(data.calibration),
+        "leaks": dict(data.leaks),
     }
 
 
@@ -100,21 +110,9 @@ def _network(network: Network, data: Dataset | None, groups: Groups) -> dict[str
         "substitute": dict(network.blueprint.substitute),
         "parameters": network.facts["parameters"],
         "macs": network.facts["macs"],
-        **_score(network.outcome.score, metric, groups),
+        **score_of(network.outcome.score, metric, groups),
         "details": details(network.outcome, data) if data else {},
     }
-
-
-def _score(scores: Scores, metric: str, groups: Groups) -> dict[str, Any]:
-    """The headline metric, under its own name, with its bounds and the number of samples."""
-    interval = statistics.mean_score(scores, CONFIDENCE, groups)
-    return {metric: interval.point, **_bounds(interval), "samples": len(scores)}
-
-
-def _bounds(interval: statistics.Interval | statistics.Drop) -> dict[str, float | None]:
-    """JSON knows no infinity: a bound that does not exist is null."""
-    low, high = (float(b) if np.isfinite(b) else None for b in (interval.low, interval.high))
-    return {"low": low, "high": high}
 
 
 def _control(distilled: Artifact | None, metric: str) -> dict[str, Any] | None:
@@ -140,7 +138,7 @@ def _control(distilled: Artifact | None, metric: str) -> dict[str, Any] | None:
 def _over_seeds(values: Sequence[float]) -> dict[str, float | None]:
     """The mean with its bounds; seeds that agree to the sample say nothing about their spread."""
     each = np.array(values)
-    low, high = statistics.mean_bounds(each, CONFIDENCE) if np.ptp(each) > 0 else (None, None)
+    low, high = statistics.mean_bounds(each, CONFIDENCE) if np.ptp(each) > _ALIKE else (None, None)
     return {"mean": float(each.mean()), "low": low, "high": high}
 
 
@@ -172,12 +170,13 @@ def _step(before: Judged | None, after: Judged | None, groups: Groups) -> dict[s
     """What one hop did to the metric; null where one end of it is not there."""
     if before is None or after is None:
         return None
-    scores = before.outcome.score, after.outcome.score
-    drop = statistics.paired_drop(*scores, CONFIDENCE, groups)
+    scores = {"fp32": before.outcome.score, "int8": after.outcome.score}
+    each = {name: statistics.mean_score(s, CONFIDENCE, groups) for name, s in scores.items()}
     return {
-        "fp32": before.outcome.mean,
-        "int8": after.outcome.mean,
-        "drop": {"mean": drop.drop, **_bounds(drop)},
+        **{name: score.point for name, score in each.items()},
+        "bounds": {name: bounds(score) for name, score in each.items()},
+        "samples": len(scores["fp32"]),
+        "drop": _drop(scores["fp32"], scores["int8"], groups),
     }
 
 
@@ -187,19 +186,28 @@ def _waterfall(outputs: Outputs, metric: str) -> list[dict[str, Any]]:
     teacher = hops.get("teacher")
     if teacher is None:
         return []
-    drops = {
-        hop: statistics.paired_drop(teacher, scores, CONFIDENCE, groups)
-        for hop, scores in hops.items()
+    sources: dict[str, Source] = {
+        m.evidence.artifact: "int8" if m.evidence.precision == "int8" else "fp32"
+        for m in measurements(outputs).values()
     }
-    return [
-        {
-            "hop": hop,
-            metric: float(scores.mean()),
-            "samples": len(scores),
-            "drop": {"mean": drops[hop].drop, **_bounds(drops[hop])},
-        }
-        for hop, scores in hops.items()
-    ]
+    rows = []
+    for hop, scores in hops.items():
+        before = previous(list(hops), hop, sources.get(hop, "fp32"))
+        rows.append(
+            {
+                "hop": hop,
+                **score_of(scores, metric, groups),
+                "drop": _drop(teacher, scores, groups),
+                "previous": before,
+                "drop_previous": _drop(hops[before], scores, groups) if before else None,
+            }
+        )
+    return rows
+
+
+def _drop(before: Scores, after: Scores, groups: Groups) -> dict[str, float | None]:
+    drop = statistics.paired_drop(before, after, CONFIDENCE, groups)
+    return {"mean": drop.drop, **bounds(drop)}
 
 
 def _hops(outputs: Outputs) -> list[tuple[str, Scores]]:
@@ -218,70 +226,3 @@ def _hops(outputs: Outputs) -> list[tuple[str, Scores]]:
 
 def _parity(exported: Artifact | None) -> dict[str, Any]:
     return exported.parity if isinstance(exported, Exported) else {}
-
-
-def _row(measured: Measured) -> dict[str, Any]:
-    """One artifact: what it is, how right, how fast, how large, and where that was measured."""
-    evidence, artifact = measured.evidence, measured.meta["artifact"]
-    weighed = evidence.memory.get("artifact")
-    teacher, score, groups = evidence.teacher_score, evidence.score, evidence.groups
-    drop = statistics.paired_drop(teacher, score, CONFIDENCE, groups)
-    return {
-        "id": evidence.artifact,
-        "target": evidence.target,
-        "precision": evidence.precision,
-        "path": artifact["path"],
-        "sha256": artifact["sha256"],
-        "size_bytes": artifact["size_bytes"],
-        **_score(score, evidence.metric, groups),
-        "details": measured.meta.get("details", {}),
-        "drop": {"mean": drop.drop, **_bounds(drop), "discordance": drop.discordance},
-        "agreement": float(evidence.agreement.mean()),
-        "latency_ms": _latency(evidence, "artifact"),
-        "teacher_latency_ms": _latency(evidence, "teacher"),
-        "speedup": _speedup(evidence, "teacher"),
-        "speedup_fp32": _speedup(evidence, "fp32"),
-        "start_ms": measured.meta["start"]["artifact"],
-        "memory_bytes": evidence.values.get("memory_bytes"),
-        "memory_processes": len(weighed) if weighed is not None else None,
-        "memory_peak_bytes": evidence.values.get("memory_peak_bytes"),
-        "int8_fraction": artifact["int8_fraction"],
-        "kernels": artifact["kernels"],
-        "float_kernels": list(artifact["float_kernels"]),
-        **{name: artifact.get(name) for name in ("layers", "unfused", "conversions")},
-        "diagnosis": evidence.diagnosis,
-        "machine": measured.meta["machine"],
-    }
-
-
-def _latency(evidence: Evidence, role: str) -> dict[str, Any] | None:
-    timing = evidence.latency.get(role)
-    return latency(timing) if timing else None
-
-
-def latency(timing: Timing) -> dict[str, Any]:
-    """Percentiles over all iterations in ms, with how many there are in how many processes."""
-    mean = statistics.mean_latency(timing.processes, CONFIDENCE)
-    percentiles = {
-        name: statistics.latency_percentile(timing.processes, q, CONFIDENCE)
-        for name, q in PERCENTILES.items()
-    }
-    return {
-        **{name: found.point for name, found in percentiles.items()},
-        "mean": mean.point,
-        **_bounds(mean),
-        "bounds": {name: _bounds(found) for name, found in percentiles.items()},
-        "iterations": len(timing.pooled),
-        "processes": len(timing.processes),
-    }
-
-
-def _speedup(evidence: Evidence, role: str) -> dict[str, Any] | None:
-    reference = evidence.latency.get(role)
-    return speedup(reference, evidence.latency["artifact"]) if reference else None
-
-
-def speedup(reference: Timing, artifact: Timing) -> dict[str, Any]:
-    """How many times faster than `reference`, measured in turns with it, in the same runtime."""
-    ratio = statistics.latency_ratio(reference.processes, artifact.processes, CONFIDENCE)
-    return {"ratio": ratio.point, **_bounds(ratio), "processes": ratio.n}

@@ -64,7 +64,10 @@ class Session(ABC):
 
     @abstractmethod
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
-        """Run once; {input name: array} -> {output name: array}. The arrays are the caller's."""
+        """Run once; {input name: array} -> {output name: array}. The arrays are the caller's.
+
+        Any thread may call, also several at once, who may have to take turns.
+        """
 
     @abstractmethod
     def close(self) -> None:

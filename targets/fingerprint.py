@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from kdpipe.targets.surroundings import read, surroundings
+
 Fact = str | float | bool | list[str] | list[int]
 
+LASTING = ("machine", "cpu", "cores", "flags", "gpus", "gpu_driver")
+"""Facts that stay while a machine stays what it is."""
 PACKAGES = ("onnxruntime", "openvino", "tensorrt", "torch", "numpy")
 
 # The instructions that decide which kernels a runtime picks, as Linux spells them on x86 and ARM.
@@ -26,7 +30,8 @@ _FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 def fingerprint() -> dict[str, Fact]:
     """JSON-ready facts, e.g. {"cpu": "AMD EPYC", "cores": 2, "flags": ["avx2"], "numpy": "2.4.6"}.
 
-    `load` is the 1-minute average, `governor` and the `_mhz` are those of the first core.
+    `load` is the 1-minute average, `governor` and the `_mhz` are those of the first core. What else
+    makes latencies vary is there, too: see `surroundings`.
     """
     return _known(
         {
@@ -36,8 +41,9 @@ def fingerprint() -> dict[str, Fact]:
             "python": platform.python_version(),
             **_cpu(),
             **_state(),
+            **surroundings(),
             **_gpu(),
-            **{package: _version(package) for package in PACKAGES},
+            **{package: version(package) for package in PACKAGES},
         }
     )
 
@@ -45,8 +51,7 @@ def fingerprint() -> dict[str, Fact]:
 def machine() -> dict[str, Fact]:
     """The part of the fingerprint that stays while a machine stays what it is: CPU and GPU."""
     facts = {"machine": platform.machine(), **_cpu(), **_gpu()}
-    lasting = ("machine", "cpu", "cores", "flags", "gpus", "gpu_driver")
-    return _known({name: facts[name] for name in lasting})
+    return _known({name: facts[name] for name in LASTING})
 
 
 def _known(facts: Mapping[str, Fact | None]) -> dict[str, Fact]:
@@ -54,7 +59,7 @@ def _known(facts: Mapping[str, Fact | None]) -> dict[str, Fact]:
 
 
 def _cpu() -> dict[str, Fact | None]:
-    lines = (line.partition(":") for line in _read(Path("/proc/cpuinfo")).splitlines())
+    lines = (line.partition(":") for line in read(Path("/proc/cpuinfo")).splitlines())
     info = {key.strip(): value.strip() for key, _, value in lines}
     flags = set((info.get("flags") or info.get("Features") or "").split())
     named = [info[name] for name in _CPU_NAMES if info.get(name)]
@@ -69,7 +74,6 @@ def _cpu() -> dict[str, Fact | None]:
 
 def _state() -> dict[str, Fact | None]:
     return {
-        "governor": _read(_FREQUENCY / "scaling_governor"),
         "current_mhz": _mhz("scaling_cur_freq"),
         "maximum_mhz": _mhz("scaling_max_freq"),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -81,10 +85,10 @@ def _gpu() -> dict[str, Fact | None]:
     lines = [
         line.partition(":")[2].strip()
         for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-        for line in _read(file).splitlines()
+        for line in read(file).splitlines()
         if line.startswith("Model:")
     ]
-    driver = _read(Path("/proc/driver/nvidia/version")).splitlines()[:1]
+    driver = read(Path("/proc/driver/nvidia/version")).splitlines()[:1]
     return {"gpus": lines, "gpu_driver": "".join(driver).removeprefix("NVRM version:").strip()}
 
 
@@ -95,7 +99,8 @@ def _distribution() -> str | None:
         return None
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed distribution; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -103,13 +108,5 @@ def _version(package: str) -> str | None:
 
 
 def _mhz(name: str) -> float | None:
-    text = _read(_FREQUENCY / name)
+    text = read(_FREQUENCY / name)
     return float(text) / 1000 if text.isdigit() else None
-
-
-def _read(file: Path) -> str:
-    """The file's text, or nothing where the system has no such file."""
-    try:
-        return file.read_text("utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -124,14 +124,7 @@ class OnnxRuntime(Target):
         """
         ort = sdk.load("onnxruntime", _INSTALL)
         ort.disable_telemetry_events()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; a dump warns that it is tied to this CPU
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = (
-            level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-        )
+        options = self._options(ort, optimize)
         if dump is not None:
             options.optimized_model_filepath = str(dump)
         if profile is not None:
@@ -149,6 +142,17 @@ class OnnxRuntime(Target):
                 found=str(session.get_providers()),
             )
         return session
+
+    def _options(self, ort: Any, optimize: bool) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; a dump warns that it is tied to this CPU
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        )
+        return options
 
 
 class _OnnxRuntimeSession(Session):

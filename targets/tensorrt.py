@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -161,7 +162,10 @@ class _Engine:
 
 
 class _TensorRtSession(Session):
+    """One execution context with buffers of its own: callers take turns."""
+
     def __init__(self, engine: _Engine) -> None:
+        self._turn = threading.Lock()
         self._engine: _Engine | None = engine
         self._context = engine.cuda_engine.create_execution_context()
         inputs, outputs = _specs(engine.cuda_engine)
@@ -170,10 +174,15 @@ class _TensorRtSession(Session):
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """Upload, execute, download: a latency measured of this is what an application sees."""
-        if self._engine is None:
-            raise StageError("the session is closed")
         self.check(feeds)
-        device, context = self._engine.device, self._context
+        with self._turn:
+            if self._engine is None:
+                raise StageError("the session is closed")
+            return self._run(self._engine.device, feeds)
+
+    def _run(self, device: Device, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
+        context = self._context
+        device.use()
         held = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
         for name, array in held.items():
             if not context.set_input_shape(name, array.shape):
@@ -193,10 +202,11 @@ class _TensorRtSession(Session):
         return results
 
     def close(self) -> None:
-        if self._engine is not None:
-            self._context = None
-            self._engine.close()
-            self._engine = None
+        with self._turn:
+            if self._engine is not None:
+                self._context = None
+                self._engine.close()
+                self._engine = None
 
 
 def _no_gpu() -> Missing | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from kdpipe.stages import statistics
 from kdpipe.stages.base import Work
+from kdpipe.stages.bounds import bounds
 from kdpipe.targets.fingerprint import fingerprint
 from kdpipe.targets.measure import Job, time_processes
 from kdpipe.targets.onnxruntime import OnnxRuntime
@@ -58,8 +59,4 @@ def _speedup(
     reference: list[NDArray[np.float64]], runs: list[NDArray[np.float64]]
 ) -> dict[str, float | None]:
     found = statistics.latency_ratio(reference, runs, _CONFIDENCE)
-    bounds = {"low": found.low, "high": found.high}
-    return {
-        "ratio": found.point,
-        **{name: bound if math.isfinite(bound) else None for name, bound in bounds.items()},
-    }
+    return {"ratio": found.point, **bounds(found)}

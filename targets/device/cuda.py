@@ -36,12 +36,12 @@ class Device:
         self._cuda = _library()
         self._buffers: Dict[str, Any] = {}  # noqa: UP006
         self._handle = ctypes.c_int()
-        context = ctypes.c_void_p()
+        self._context = ctypes.c_void_p()
         stream = ctypes.c_void_p()
         self._call("cuInit", 0)
         self._call("cuDeviceGet", ctypes.byref(self._handle), index)
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._handle)
-        self._call("cuCtxSetCurrent", context)
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._handle)
+        self.use()
         self._call("cuStreamCreate", ctypes.byref(stream), 1)  # 1: waits for no other stream
         self._stream = stream
 
@@ -49,6 +49,10 @@ class Device:
     def stream(self) -> int:
         """The stream's handle, as TensorRT takes it."""
         return int(self._stream.value or 0)
+
+    def use(self) -> None:
+        """Make this GPU the one of the calling thread; every thread has to, before it works."""
+        self._call("cuCtxSetCurrent", self._context)
 
     def buffer(self, name: str, size: int) -> int:
         """Address of at least `size` bytes kept under `name`; what it held is lost if it grows."""
@@ -90,7 +94,8 @@ class Device:
         self._call("cuStreamSynchronize", self._stream)
 
     def close(self) -> None:
-        """Free buffers, stream and context."""
+        """Free buffers, stream and context, from any thread."""
+        self.use()
         while self._buffers:
             _, (pointer, _) = self._buffers.popitem()
             self._call("cuMemFree_v2", pointer)

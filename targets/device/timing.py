@@ -1,7 +1,9 @@
-"""The one loop that times a model, on this machine and on the device."""
+"""The one loop that times a model, alone or several at once, here and on the device."""
 
+import threading
 import time
-from typing import Any, Callable, List, NamedTuple, Sequence  # noqa: UP035 (for Python 3.8)
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, List, NamedTuple, Sequence, Tuple  # noqa: UP035 (for Python 3.8)
 
 import numpy as np
 
@@ -15,6 +17,16 @@ class Warmup(NamedTuple):
     calls: int
     seconds: float
     steady: bool
+
+
+class Together(NamedTuple):
+    """What callers saw that called at the same time.
+
+    `latency_ms`: float64 (n,), of the calls of all callers. `seconds`: how long all were at it.
+    """
+
+    latency_ms: "np.ndarray"
+    seconds: float
 
 
 def warm_up(
@@ -56,13 +68,44 @@ def time_calls(
     Goes on until both `calls` calls are made and `seconds` have passed; when MOST calls are made,
     only `calls` counts. Nothing but `run` is inside the clock.
     """
+    spans = _spans(run, feeds, calls, seconds, first)
+    return np.array([stop - start for start, stop in spans], dtype=np.float64) / 1e6
+
+
+def time_together(
+    runs: Sequence[Callable[[Any], Any]], feeds: Sequence[Any], calls: int, seconds: float
+) -> Together:
+    """Call all `runs` at once, a thread for each, in a closed loop: the next call after the last.
+
+    Every thread goes on as `time_calls` does. Counted are the calls that ended before the first
+    thread was done, so that all callers were at work for each of them. The threads share Python's
+    interpreter lock, which runtimes give up while they compute. Raises what a call raises.
+    """
+    together = threading.Barrier(len(runs))
+
+    def caller(number: int) -> List[Tuple[int, int]]:  # noqa: UP006
+        together.wait()
+        return _spans(runs[number], feeds, calls, seconds, number)
+
+    with ThreadPoolExecutor(len(runs)) as threads:
+        spans = list(threads.map(caller, range(len(runs))))
+    opened = min(each[0][0] for each in spans)
+    closed = min(each[-1][1] for each in spans)
+    counted = [stop - start for each in spans for start, stop in each if stop <= closed]
+    return Together(np.array(counted, dtype=np.float64) / 1e6, (closed - opened) / 1e9)
+
+
+def _spans(
+    run: Callable[[Any], Any], feeds: Sequence[Any], calls: int, seconds: float, first: int
+) -> List[Tuple[int, int]]:  # noqa: UP006
+    """When each call started and ended, in nanoseconds."""
     clock = time.perf_counter_ns
     end = clock() + int(seconds * 1e9)
     most = max(calls, MOST)
-    taken: List[int] = []  # noqa: UP006
+    taken: List[Tuple[int, int]] = []  # noqa: UP006
     while len(taken) < calls or (len(taken) < most and clock() < end):
         feed = feeds[(first + len(taken)) % len(feeds)]
         start = clock()
         run(feed)
-        taken.append(clock() - start)
-    return np.array(taken, dtype=np.float64) / 1e6
+        taken.append((start, clock()))
+    return taken

@@ -16,7 +16,7 @@ class SensorError(Exception):
 
 
 class Sensor(ABC):
-    """A place where the machine tells what it consumes. Opening it reads nothing yet.
+    """A place where the machine tells what it consumes. Opening it takes no reading yet.
 
     A `cumulative` sensor gives joules since some start, one number for each counter; any other one
     the watts of this moment. `interval`: seconds between readings that are worth taking.
@@ -55,11 +55,3 @@ def number(file: Path) -> float:
         return float(file.read_text("ascii"))
     except (OSError, ValueError) as error:
         raise SensorError(f"{file}: {error}") from error
-
-
-def text(file: Path) -> str:
-    """What a file of the kernel says, or nothing where there is none."""
-    try:
-        return file.read_text("utf-8", errors="replace").strip().strip("\0")
-    except OSError:
-        return ""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from kdpipe.targets.base import Missing
-from kdpipe.targets.power.base import ROOT, Sensor, number, text
+from kdpipe.targets.power.base import ROOT, Sensor, number
+from kdpipe.targets.surroundings import read
 
 DRIVERS = ("ina3221", "ina238", "ina226", "ina219", "ina2xx")
 TOTALS = ("VDD_IN", "POM_5V_IN", "VIN")
@@ -68,19 +69,19 @@ class Ina(Sensor):
 def rails_of(root: Path) -> Iterator[Rail]:
     """Every labelled rail of the board, in the order of the kernel's names."""
     for monitor in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        if text(monitor / "name") in DRIVERS:
+        if read(monitor / "name") in DRIVERS:
             yield from _hwmon(monitor)
     for monitor in sorted((root / "sys/bus/i2c/drivers/ina3221x").glob("*/iio*")):
         for named in sorted(monitor.glob("rail_name_*")):
             power = monitor / f"in_power{named.name.rpartition('_')[2]}_input"
             if power.exists():
-                yield Rail(text(named), (power,), 1e-3)
+                yield Rail(read(named), (power,), 1e-3)
 
 
 def _hwmon(monitor: Path) -> Iterator[Rail]:
     """Channels with a voltage and a current of their own; a chip that multiplies itself has one."""
     if (monitor / "power1_input").exists():
-        label = text(monitor / "label") or text(monitor / "device/of_node/label")
+        label = read(monitor / "label") or read(monitor / "device/of_node/label")
         yield Rail(label or monitor.name, (monitor / "power1_input",), 1e-6)
         return
     for labelled in sorted(monitor.glob("in*_label")):
@@ -88,4 +89,4 @@ def _hwmon(monitor: Path) -> Iterator[Rail]:
         files = (monitor / f"in{channel}_input", monitor / f"curr{channel}_input")
         # The sum of the shunt voltages has a label too, and no current.
         if all(file.exists() for file in files):
-            yield Rail(text(labelled), files, 1e-6)
+            yield Rail(read(labelled), files, 1e-6)

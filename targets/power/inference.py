@@ -42,8 +42,7 @@ def _measured(
     with Meter(sensor) as idle:
         time.sleep(idle_seconds)
     with Meter(sensor) as busy:
-        calls = len(time_calls(run, feeds, 1, seconds))
-    # time_calls stops early at its most calls: the meter's own seconds count.
+        calls = _calls(run, feeds, seconds)
     taken, rest = busy.energy(), idle.energy()
     net = taken.joules - rest.watts * taken.seconds
     return {
@@ -54,3 +53,12 @@ def _measured(
         "sensor": sensor.name,
         "what": sensor.what,
     }
+
+
+def _calls(run: Callable[[Any], Any], feeds: Sequence[Any], seconds: float) -> int:
+    """Call `run` for `seconds`, however many calls that are, which `time_calls` limits."""
+    end = time.monotonic() + seconds
+    calls = len(time_calls(run, feeds, 1, seconds))
+    while (left := end - time.monotonic()) > 0:
+        calls += len(time_calls(run, feeds, 1, left, first=calls))
+    return calls

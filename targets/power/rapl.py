@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from kdpipe.targets.base import Missing
-from kdpipe.targets.power.base import ROOT, Sensor, number, text
+from kdpipe.targets.power.base import ROOT, Sensor, number
+from kdpipe.targets.surroundings import read
 
 _ZONE = re.compile(r"intel-rapl:\d+$")
 _MICRO = 1e-6
@@ -31,7 +32,7 @@ class Rapl(Sensor):
         self._zones = [
             zone
             for zone in zones
-            if _ZONE.fullmatch(zone.name) and text(zone / "name").startswith("package")
+            if _ZONE.fullmatch(zone.name) and read(zone / "name").startswith("package")
         ]
 
     def missing(self) -> Missing | None:
@@ -48,7 +49,7 @@ class Rapl(Sensor):
     @property
     def what(self) -> str:
         """The names of the packages."""
-        return ", ".join(text(zone / "name") for zone in self._zones)
+        return ", ".join(read(zone / "name") for zone in self._zones)
 
     def read(self) -> tuple[float, ...]:
         """Joules of each package."""

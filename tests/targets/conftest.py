@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,11 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
+
+from kdpipe.targets import GROUP, target_named
+from kdpipe.targets.base import Target
+from kdpipe.targets.onnxruntime import OnnxRuntime
+from kdpipe.targets.process import Job
 
 SHAPE = (3, 16, 16)
 SYMMETRIC = {
@@ -124,3 +131,74 @@ def wide(tmp_path: Path) -> Path:
     file = tmp_path / "wide.onnx"
     save(network(width=968), file)
     return file
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], type[Target]]:
+    """plugin("chatty", source): the target of another package, found here and in the processes
+    that measure; its class has the name with a capital letter."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def install(name: str, source: str) -> type[Target]:
+        (tmp_path / f"{name}_target.py").write_text(source)
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        entry = f"{name} = {name}_target:{name.capitalize()}"
+        (info / "entry_points.txt").write_text(f"[{GROUP}]\n{entry}\n")
+        return target_named(name)
+
+    return install
+
+
+@pytest.fixture
+def job(fp32: Path, inputs: Path) -> Job:
+    """The tiny network in ONNX Runtime, whose artifact is the ONNX file itself."""
+    return Job(OnnxRuntime(), fp32, inputs)
+
+
+@pytest.fixture
+def rapl_tree(tmp_path: Path) -> Path:
+    """Two packages, their cores and memory, and the same package through another door."""
+    zones = {
+        "intel-rapl:0": "package-0", "intel-rapl:1": "package-1", "intel-rapl:0:0": "core",
+        "intel-rapl:0:1": "dram", "intel-rapl:2": "psys", "intel-rapl-mmio:0": "package-0",
+    }  # fmt: skip
+    root = tmp_path / "machine"
+    for zone, name in zones.items():
+        folder = root / "sys/class/powercap" / zone
+        folder.mkdir(parents=True)
+        (folder / "name").write_text(f"{name}\n")
+        (folder / "energy_uj").write_text("7000000\n")
+        (folder / "max_energy_range_uj").write_text("262143328850\n")
+    return root
+
+
+class Burning:
+    """Packages under `root` that consume `watts` each, from now on."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.watts, self.done = root, 5.0, threading.Event()
+        self._joules, self._before = 7.0, time.monotonic()
+
+    def burn(self) -> None:
+        """Let the counters rise, renamed into place as a kernel would show them."""
+        while not self.done.wait(0.005):
+            now = time.monotonic()
+            self._joules, self._before = self._joules + self.watts * (now - self._before), now
+            for zone in ("intel-rapl:0", "intel-rapl:1"):
+                file = self.root / f"sys/class/powercap/{zone}/energy_uj"
+                file.with_suffix(".new").write_text(f"{int(self._joules * 1e6)}\n")
+                file.with_suffix(".new").rename(file)
+
+
+@pytest.fixture
+def burning(rapl_tree: Path) -> Iterator[Burning]:
+    """The two packages at work while the test runs, 5 W each unless it says otherwise."""
+    packages = Burning(rapl_tree)
+    thread = threading.Thread(target=packages.burn)
+    thread.start()
+    yield packages
+    packages.done.set()
+    thread.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,21 @@ def test_results_are_the_callers(
 
     np.testing.assert_array_equal(again, kept)
     np.testing.assert_array_equal(first, kept)
+
+
+def test_threads_may_share_a_session(
+    target: Target, fp32: Path, tmp_path: Path, samples: NDArray[np.float32], batch: int
+) -> None:
+    """Four callers at once, each on data of its own, get their own results."""
+    feeds = [{"input": samples[start : start + batch]} for start in range(4)]
+
+    with target.open(compiled(target, fp32, tmp_path / "out")) as session:
+        alone = [session.run(feed)["output"] for feed in feeds]
+        with ThreadPoolExecutor(4) as callers:
+            together = list(callers.map(session.run, feeds * 50))
+
+    for number, found in enumerate(together):
+        np.testing.assert_array_equal(found["output"], alone[number % 4])
 
 
 def test_inputs_are_left_alone(

@@ -2,73 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kdpipe.targets import GROUP, target_named
 from kdpipe.targets.errors import StageError
-from kdpipe.targets.measure import Job, interleaved, peak_memory, time_processes
+from kdpipe.targets.measure import Around, Job, Process, interleaved, peak_memory, time_processes
 from kdpipe.targets.onnxruntime import OnnxRuntime
 from kdpipe.targets.openvino import OpenVino
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-
-CHATTY = """
-import os
-from pathlib import Path
-from typing import Literal
-from kdpipe.targets.base import Session
-from kdpipe.targets.onnxruntime import OnnxRuntime
-class Chatty(OnnxRuntime):
-    name: Literal["chatty"] = "chatty"
-    def open(self, artifact: Path) -> Session:
-        print("loading", artifact, flush=True)
-        os.write(1, b"words from the C++ side")
-        return super().open(artifact)
-"""
-
-MEASURE_FOR_LONG = """
-import sys
-from pathlib import Path
-from kdpipe.targets.measure import Job, time_processes
-from kdpipe.targets.onnxruntime import OnnxRuntime
-job = Job(OnnxRuntime(), Path(sys.argv[1]), Path(sys.argv[2]))
-time_processes({"job": job}, processes=1, iterations=10**9)
-"""
-
-
-@pytest.fixture
-def job(fp32: Path, inputs: Path) -> Job:
-    """The tiny network in ONNX Runtime, whose artifact is the ONNX file itself."""
-    return Job(OnnxRuntime(), fp32, inputs)
-
-
-def workers_of(parent: int) -> list[int]:
-    """Processes that `parent` started and that have not ended."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, above = stat.read_text().rpartition(")")[2].split()[:2]
-        except OSError:  # ended meanwhile
-            continue
-        if int(above) == parent and state not in "ZX":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def test_each_round_runs_every_job_once(job: Job) -> None:
@@ -123,15 +70,66 @@ def test_fixed_batch_is_measured_as_compiled(fp32: Path, inputs: Path, tmp_path:
     assert len(run.latency_ms) == 9
 
 
-def test_failure_quotes_the_process(inputs: Path, tmp_path: Path) -> None:
-    """What the process said last is in the error, with its exit code."""
-    broken = tmp_path / "broken.onnx"
-    broken.write_bytes(b"not a model")
+@linux_only
+def test_processes_run_on_the_cores_they_are_told(job: Job) -> None:
+    """Kept on one core, a process says so; left alone, it may use what this one may."""
+    core = max(os.sched_getaffinity(0))
+    jobs = {"kept": replace(job, cores=(core,)), "free": job}
 
-    with pytest.raises(StageError, match="exit code 1") as caught:
-        time_processes({"a": Job(OnnxRuntime(), broken, inputs)}, processes=1)
+    found = time_processes(jobs, processes=1, iterations=3, seconds=0.0)
 
-    assert "ONNX Runtime refuses broken.onnx" in caught.value.found
+    assert found["kept"][0].cores == (core,)
+    assert found["free"][0].cores == tuple(sorted(os.sched_getaffinity(0)))
+
+
+@linux_only
+def test_cores_that_do_not_exist_are_an_error(job: Job) -> None:
+    """A process that cannot be kept where it should be does not run somewhere else."""
+    with pytest.raises(StageError) as caught:
+        time_processes({"a": replace(job, cores=(9999,))}, processes=1)
+
+    assert "cannot run on the cores [9999]" in caught.value.found
+
+
+def test_what_is_around_the_model_is_timed_beside_it(job: Job, tmp_path: Path) -> None:
+    """Preprocessing of raw pixels and the decision get calls of their own; others get none."""
+    pixels = tmp_path / "pixels.npy"
+    np.save(pixels, np.zeros((5, 16, 16, 3), np.uint8))
+    how = {"height": 16, "width": 16, "mean": [0.5] * 3, "std": [0.2] * 3}
+    jobs = {
+        "bare": job,
+        "whole": replace(job, around=Around(pixels, how, "argmax over axis 1")),
+    }
+
+    found = time_processes(jobs, processes=1, iterations=7, seconds=0.0)
+
+    (bare,), (whole,) = found["bare"], found["whole"]
+    assert bare.preprocess_ms is None
+    assert bare.decision_ms is None
+    for times in (whole.preprocess_ms, whole.decision_ms):
+        assert times is not None
+        assert times.shape == (30,)
+        assert (times > 0).all()
+    assert whole.latency_ms.shape == (7,)
+
+
+@linux_only
+def test_each_process_says_what_happened_meanwhile(job: Job) -> None:
+    """A measurement of 0.3 s knows of the CPU time of others."""
+    (run,) = time_processes({"a": job}, processes=1, iterations=1, seconds=0.3)["a"]
+
+    assert {"other_cpu", "stolen", "major_faults"} <= run.conditions.keys()
+    assert 0 <= run.conditions["other_cpu"] <= 1
+
+
+def test_a_disturbed_process_is_marked_and_kept() -> None:
+    """The mark is a sentence from its conditions; its latencies stay."""
+    calm = Process(np.ones(3), 1.0, 1.0, True, 0)
+    hit = replace(calm, conditions={"other_cpu": 0.34})
+
+    assert calm.disturbed == ()
+    assert hit.disturbed == ("other processes took 34 % of the CPU",)
+    assert hit.latency_ms is calm.latency_ms
 
 
 def test_too_few_samples_is_an_error(fp32: Path, tmp_path: Path) -> None:
@@ -146,80 +144,6 @@ def test_too_few_samples_is_an_error(fp32: Path, tmp_path: Path) -> None:
         time_processes({"a": job}, processes=1)
 
     assert "a batch needs 3 samples" in caught.value.found
-
-
-def test_chatter_does_not_spoil_the_answer(
-    fp32: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A runtime that prints to stdout, from Python and below it, is measured all the same."""
-    (tmp_path / "chatty_target.py").write_text(CHATTY)
-    info = tmp_path / "chatty-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: chatty\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{GROUP}]\nchatty = chatty_target:Chatty\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    target = target_named("chatty").model_validate({})
-
-    (run,) = time_processes({"a": Job(target, fp32, inputs)}, processes=1, iterations=5)["a"]
-
-    assert len(run.latency_ms) >= 5
-
-
-@linux_only
-def test_timeout_ends_the_process(job: Job) -> None:
-    """A process that takes too long is an error, and is gone."""
-    with pytest.raises(StageError, match=r"longer than 0\.5 s"):
-        time_processes({"a": job}, processes=1, iterations=10**9, timeout=0.5)
-
-    assert workers_of(os.getpid()) == []
-
-
-@linux_only
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_no_process_outlives_its_parent(job: Job, how: signal.Signals) -> None:
-    """However the parent ends, the process that measures ends as well."""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", MEASURE_FOR_LONG, job.artifact, job.inputs],
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 20
-    while not (workers := workers_of(parent.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    parent.send_signal(how)
-    parent.wait(10)
-    while any(map(alive, workers)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-    assert workers
-    assert not any(map(alive, workers))
-
-
-@pytest.mark.parametrize("target", [OnnxRuntime(), OpenVino()], ids=lambda target: target.name)
-def test_process_does_not_import_torch(
-    target: OnnxRuntime | OpenVino, fp32: Path, inputs: Path, tmp_path: Path
-) -> None:
-    """The process that measures loads one runtime, and neither torch, onnx nor scipy."""
-    order = {
-        "order": "memory",
-        "parent": os.getpid(),
-        "target": target.model_dump(mode="json"),
-        "artifact": str(target.compile(fp32, tmp_path)),
-        "inputs": str(inputs),
-    }
-
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "kdpipe.targets.worker"],
-        input=json.dumps(order),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    modules = (line.rpartition("|")[2].strip() for line in done.stderr.splitlines())
-    imported = {module.partition(".")[0] for module in modules}
-    assert target.name in imported
-    assert not {"torch", "onnx", "scipy"} & imported
 
 
 def test_memory_is_that_of_the_model(job: Job, wide: Path, inputs: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from kdpipe.targets.device import timing
-from kdpipe.targets.device.timing import MOST, time_calls, warm_up
+from kdpipe.targets.device.decision import DECISIONS
+from kdpipe.targets.device.timing import MOST, time_calls, time_together, warm_up
 
 FILES = sorted(Path(timing.__file__).parent.glob("*.py"))
 
@@ -78,6 +80,60 @@ def test_warm_up_gives_up() -> None:
         time.sleep(pause)
 
     assert not warm_up(slower, [0], 0.02).steady
+
+
+def test_callers_call_at_the_same_time() -> None:
+    """Three callers meet inside their calls, which one after the other never could."""
+    meeting = threading.Barrier(3, timeout=20)
+
+    found = time_together([lambda _: meeting.wait()] * 3, [0], 4, 0.0)
+
+    assert 3 <= len(found.latency_ms) <= 12
+    assert (found.latency_ms > 0).all()
+    assert found.seconds > 0
+
+
+def test_calls_of_the_last_caller_alone_do_not_count() -> None:
+    """One caller is a hundred times slower: what it does after the others have ended is no load."""
+    calls: list[float] = []
+
+    def slow(pause: float) -> None:
+        time.sleep(pause)
+        calls.append(pause)
+
+    found = time_together([lambda _: slow(0.0001), lambda _: slow(0.03)], [0], 10, 0.0)
+
+    assert len(calls) == 20
+    assert 10 <= len(found.latency_ms) < 20
+    assert found.latency_ms.max() / 1e3 <= found.seconds
+
+
+def test_each_caller_starts_elsewhere() -> None:
+    """Callers take the feeds in turn, each from its own place."""
+    seen: list[list[int]] = [[], []]
+    time_together([seen[0].append, seen[1].append], [10, 20, 30], 3, 0.0)
+
+    assert seen == [[10, 20, 30], [20, 30, 10]]
+
+
+def test_a_call_that_fails_is_an_error() -> None:
+    """What a caller raises is raised, and not a shorter measurement."""
+
+    def fails(_: object) -> None:
+        raise RuntimeError("no more memory")
+
+    with pytest.raises(RuntimeError, match="no more memory"):
+        time_together([lambda _: None, fails], [0], 3, 0.0)
+
+
+def test_decisions_are_those_of_an_application() -> None:
+    """The highest of the second axis, for vectors and for maps."""
+    decide = DECISIONS["argmax over axis 1"]
+    maps = np.random.default_rng(0).normal(size=(2, 5, 3, 4))
+
+    assert decide(np.array([[0.1, 0.9], [2.0, -1.0]])).tolist() == [1, 0]
+    assert decide(maps).shape == (2, 3, 4)
+    assert (np.take_along_axis(maps, decide(maps)[:, None], 1)[:, 0] == maps.max(axis=1)).all()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

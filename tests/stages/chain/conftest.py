@@ -129,7 +129,7 @@ def chain(step: Step, trained: Trained) -> Chain:
     measured = {
         id: step(
             Benchmark,
-            BenchmarkInputs(data, teacher, distill, compiled[id], targets[id]),
+            BenchmarkInputs(data, teacher, distill, quantize, export, compiled[id], targets[id]),
             processes=2,
             iterations=5,
             seconds=0,

@@ -32,14 +32,20 @@ def test_groups_and_every_weighed_process_are_evidence(chain, step, grouped: Dat
     """Groups of the eval split, and one number per process, of which the median is shown."""
     id = "onnxruntime-int8"
     inputs = BenchmarkInputs(
-        grouped, chain.teacher, chain.distill, chain.compiled[id], chain.targets[id]
+        grouped,
+        chain.teacher,
+        chain.distill,
+        chain.quantize,
+        chain.export,
+        chain.compiled[id],
+        chain.targets[id],
     )
-    effort = {"processes": 1, "iterations": 1, "seconds": 0, "warmup_seconds": 0}
+    effort = {"processes": 2, "iterations": 1, "seconds": 0, "warmup_seconds": 0}
 
     evidence = step(Benchmark, inputs, **effort, memory_processes=2).evidence
 
     assert np.array_equal(evidence.groups, GROUPS)
-    assert sorted(evidence.memory) == ["artifact", "teacher"]
+    assert sorted(evidence.memory) == ["artifact", "peak", "teacher"]
     assert all(processes.shape == (2,) for processes in evidence.memory.values())
     median = np.median(evidence.memory["artifact"])
     assert evidence.values["memory_bytes"] == pytest.approx(median, abs=1)

@@ -41,7 +41,7 @@ class Signed(OnnxRuntime):
     flavour: ClassVar[str] = "trt"
 
 
-QUICK = {"processes": 1, "memory_processes": 1, "iterations": 2, "seconds": 0, "warmup_seconds": 0}
+QUICK = {"processes": 2, "memory_processes": 1, "iterations": 2, "seconds": 0, "warmup_seconds": 0}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def ship(chain, step, recipe, tmp_path_factory: pytest.TempPathFactory) -> Any:
         quantize = step(Quantize, QuantizeInputs(data, teacher, distill), mode="ptq")
         export = step(Export, ExportInputs(data, teacher, distill, quantize), samples=8)
         compiled = step(Compile, CompileInputs(export, TARGET))
-        benchmark = BenchmarkInputs(data, teacher, distill, compiled, TARGET)
+        benchmark = BenchmarkInputs(data, teacher, distill, quantize, export, compiled, TARGET)
         return judge([SHARE], [step(Benchmark, benchmark, **QUICK).evidence]), distill
 
     return run
@@ -94,7 +94,9 @@ def test_a_signed_file_on_onnxruntime_fails(chain, step) -> None:
     """It fuses no ReLU into signed int8: a gate that fails and says what was not fused."""
     target = Signed(precision="int8")
     compiled = step(Compile, CompileInputs(chain.export, target))
-    benchmark = BenchmarkInputs(chain.data, chain.teacher, chain.distill, compiled, target)
+    benchmark = BenchmarkInputs(
+        chain.data, chain.teacher, chain.distill, chain.quantize, chain.export, compiled, target
+    )
     evidence = step(Benchmark, benchmark, **QUICK).evidence
 
     end = conclude([v.to_dict() for v in judge([SHARE], [evidence])], {}, rules=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +18,15 @@ KEYS = [
 ]  # fmt: skip
 NETWORK = {
     "model", "arguments", "substitute", "parameters", "macs", "accuracy", "low", "high", "samples",
-    "details",
+    "details", "quality",
 }  # fmt: skip
 ROW = {
     "id", "target", "precision", "path", "sha256", "size_bytes", "accuracy", "low", "high",
-    "samples", "details", "drop", "agreement", "latency_ms", "teacher_latency_ms", "speedup",
-    "speedup_fp32",
-    "start_ms", "memory_bytes", "memory_processes", "memory_peak_bytes", "int8_fraction", "kernels",
-    "float_kernels", "layers", "unfused", "conversions", "diagnosis", "machine",
+    "samples", "details", "quality", "drop", "agreement", "agreement_bounds", "latency_ms",
+    "fp32_latency_ms", "teacher_latency_ms", "speedup", "speedup_fp32", "noise_floor", "outliers",
+    "conditions", "around", "sweep", "energy", "start_ms", "memory_bytes", "memory_processes",
+    "memory_peak_bytes", "memory_of_processes_bytes", "int8_fraction", "kernels", "float_kernels",
+    "layers", "unfused", "conversions", "diagnosis", "blame", "guilty", "machine",
 }  # fmt: skip
 
 
@@ -41,7 +44,8 @@ def test_it_is_json(found) -> None:
 def test_keys_are_those_that_are_documented(found) -> None:
     """The keys of the whole, of a network and of an artifact."""
     assert list(found) == KEYS
-    assert set(found["teacher"]) == set(found["student"]) == NETWORK
+    assert set(found["teacher"]) == NETWORK
+    assert set(found["student"]) == NETWORK - {"quality"}
     assert all(set(row) == ROW for row in found["artifacts"])
     assert found["data"] == {
         "source": "digits: 1797 of scikit-learn",
@@ -51,7 +55,62 @@ def test_keys_are_those_that_are_documented(found) -> None:
         "eval": 100,
         "groups": None,
         "calibration": 64,
+        "leaks": {},
     }
+
+
+def numbers(found: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object that holds a number, with its place."""
+    if isinstance(found, dict):
+        if any(isinstance(value, float) for value in found.values()):
+            yield path, found
+        for name, value in found.items():
+            yield from numbers(value, f"{path}.{name}")
+
+
+def test_every_measured_number_has_its_bounds_and_its_n(found) -> None:
+    """In what a row says of times, memory, starts and agreement; exact numbers have neither."""
+    counted = {"processes", "samples", "iterations", "calls", "n"}
+    for row in found["artifacts"]:
+        parts = {
+            *("latency_ms", "fp32_latency_ms", "teacher_latency_ms", "speedup", "speedup_fp32"),
+            *("noise_floor", "around", "start_ms", "memory_of_processes_bytes"),
+        }
+        for place, each in numbers({name: row[name] for name in parts}):
+            if not each.keys() <= {"low", "high"}:
+                assert each.keys() & {"low", "bounds"}, place
+                assert each.keys() & counted, place
+        assert row["memory_of_processes_bytes"]["peak"]["median"] == pytest.approx(
+            row["memory_peak_bytes"], abs=1
+        )
+        assert row["agreement_bounds"]["low"] <= row["agreement"] <= row["agreement_bounds"]["high"]
+        assert "unavailable" in row["energy"]["artifact"] or row["energy"]["artifact"]["bounds"]
+    for hop in found["waterfall"]:
+        assert hop["low"] <= hop["accuracy"] <= hop["high"]
+    for step in (found["quantized"]["student"], found["quantized"]["control"]):
+        assert step["samples"] == 100
+        assert step["bounds"]["int8"]["low"] <= step["int8"] <= step["bounds"]["int8"]["high"]
+
+
+def keys(found: Any) -> set[str]:
+    """The names of all fields of an object, and of those inside it."""
+    inside = found.values() if isinstance(found, dict) else found
+    nested = [keys(each) for each in inside if isinstance(each, dict | list)]
+    return set[str]().union(*nested, found if isinstance(found, dict) else ())
+
+
+def test_what_stands_inside_a_row_is_documented(found) -> None:
+    """Every name inside what was measured stands in docs/results.md, apart from the digits of
+    processes."""
+    text = (Path(__file__).resolve().parents[3] / "docs/results.md").read_text("utf-8")
+    parts = {
+        *("drop", "agreement_bounds", "latency_ms", "speedup", "noise_floor", "outliers"),
+        *("conditions", "around", "energy", "start_ms", "memory_of_processes_bytes"),
+    }
+    names = set[str]().union(*(keys(row[part]) for row in found["artifacts"] for part in parts))
+    names |= keys(found["waterfall"]) | keys(found["quantized"]) | keys(found["data"])
+
+    assert [name for name in sorted(names) if not name.isdigit() and f"`{name}`" not in text] == []
 
 
 def test_the_waterfall_has_every_hop_in_order(chain, found) -> None:
@@ -63,7 +122,8 @@ def test_the_waterfall_has_every_hop_in_order(chain, found) -> None:
         "onnxruntime-int8", "openvino-int8",
     ]  # fmt: skip
     assert waterfall[0]["drop"]["mean"] == 0
-    teacher = chain.teacher.outcome.mean
+    teacher = waterfall[0]["accuracy"]
+    assert teacher == pytest.approx(chain.teacher.outcome.mean)
     assert any(hop["drop"]["mean"] != 0 for hop in waterfall)
     for hop in waterfall:
         drop = hop["drop"]
@@ -135,7 +195,7 @@ def test_without_a_student_the_teacher_ships(chain) -> None:
     """With `student: null` the network that ships is the teacher, and there is no control."""
     found = results.collect({"data": chain.data, "teacher": chain.teacher})
 
-    assert found["student"] == found["teacher"]
+    assert found["student"] == {n: v for n, v in found["teacher"].items() if n != "quality"}
     assert found["control"] is None
 
 

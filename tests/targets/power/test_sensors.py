@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdpipe.targets.power import NoSensorError, sensor_for
+from kdpipe.targets.memory import peak_memory
 from kdpipe.targets.power.base import SensorError
 from kdpipe.targets.power.ina import Ina
-from kdpipe.targets.power.inference import energy_of
 from kdpipe.targets.power.nvml import Nvml, gpu_memory
 from kdpipe.targets.power.rapl import Rapl
 from kdpipe.targets.power.tegrastats import Tegrastats, rails, total
+from kdpipe.targets.process import Job
 
 ORIN_NANO = (
     "01-09-2026 10:11:12 RAM 2463/7620MB (lfb 4x4MB) SWAP 0/3810MB (cached 0MB) CPU "
@@ -45,22 +43,9 @@ def write(root: Path, files: Mapping[str, object]) -> Path:
     return root
 
 
-def rapl_tree(root: Path) -> Path:
-    """Two packages, their cores and memory, and the same package through another door."""
-    zones = {
-        "intel-rapl:0": "package-0", "intel-rapl:1": "package-1", "intel-rapl:0:0": "core",
-        "intel-rapl:0:1": "dram", "intel-rapl:2": "psys", "intel-rapl-mmio:0": "package-0",
-    }  # fmt: skip
-    for zone, name in zones.items():
-        folder = f"class/powercap/{zone}"
-        write(root, {f"{folder}/name": name, f"{folder}/energy_uj": 7_000_000})
-        write(root, {f"{folder}/max_energy_range_uj": 262_143_328_850})
-    return root
-
-
-def test_rapl_counts_packages_once(tmp_path: Path) -> None:
+def test_rapl_counts_packages_once(rapl_tree: Path) -> None:
     """Neither what is inside a package nor another door to it counts again."""
-    sensor = Rapl(rapl_tree(tmp_path))
+    sensor = Rapl(rapl_tree)
 
     assert sensor.missing() is None
     assert sensor.what == "package-0, package-1"
@@ -68,14 +53,13 @@ def test_rapl_counts_packages_once(tmp_path: Path) -> None:
     assert sensor.ranges() == pytest.approx((262143.32885, 262143.32885))
 
 
-def test_rapl_that_only_root_may_read(tmp_path: Path) -> None:
+def test_rapl_that_only_root_may_read(rapl_tree: Path) -> None:
     """It says which file, and what to type."""
-    tree = rapl_tree(tmp_path)
-    file = tree / "sys/class/powercap/intel-rapl:1/energy_uj"
+    file = rapl_tree / "sys/class/powercap/intel-rapl:1/energy_uj"
     file.chmod(0)
     if os.access(file, os.R_OK):
         file.unlink()  # root reads everything; a file that is gone cannot be read either
-    why = Rapl(tree).missing()
+    why = Rapl(rapl_tree).missing()
 
     assert why is not None
     assert "intel-rapl:1/energy_uj" in why.reason
@@ -193,6 +177,7 @@ def test_tegrastats_that_ends_or_says_nothing(tmp_path: Path) -> None:
 NVML = r"""
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 typedef struct { unsigned pid; unsigned long long used; unsigned gpu, compute; } Process;
 static unsigned long long energy = 1000;
 int nvmlInit_v2(void) { return getenv("NVML_DEAD") ? 9 : 0; }
@@ -208,8 +193,9 @@ int nvmlDeviceGetTotalEnergyConsumption(void *handle, unsigned long long *value)
 { if (getenv("NVML_OLD")) return 3; *value = energy += 500; return 0; }
 int nvmlDeviceGetPowerUsage(void *handle, unsigned *value) { *value = 65250; return 0; }
 int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, Process *found)
-{ Process all[] = {{41, 100, 0, 0}, {42, 3000000000ULL, 0, 0}, {43, ~0ULL, 0, 0}};
-  if (*count < 3) return 7; memcpy(found, all, sizeof all); *count = 3; return 0; }
+{ Process all[] = {{41, 100, 0, 0}, {42, 3000000000ULL, 0, 0}, {43, ~0ULL, 0, 0},
+    {getpid(), 5000000, 0, 0}};
+  if (*count < 4) return 7; memcpy(found, all, sizeof all); *count = 4; return 0; }
 """
 
 
@@ -271,51 +257,32 @@ def test_memory_on_the_gpu(nvml: str, pid: int, size: int | None) -> None:
     assert gpu_memory(pid, "libnone.so.1") is None
 
 
-def test_energy_of_calls_on_a_live_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A counter that rises by 10 W while idle and 30 W while calls run: 20 W are the calls'."""
-    tree, state = rapl_tree(tmp_path), {"watts": 5.0, "on": True}
-    thread = threading.Thread(target=_burn, args=(tree, state))
-    thread.start()
-
-    def call(_: Any) -> None:
-        state["watts"] = 15.0
-        time.sleep(0.01)
-
-    monkeypatch.setattr("kdpipe.targets.power.inference.sensor_for", _only(tree))
-    found = energy_of("CPU", call, [None], seconds=0.6, idle_seconds=0.6)
-    state["on"] = False
-    thread.join()
-
-    joules = found["energy_mj"] * found["calls"] / 1000
-    gross = found["gross_mj"] * found["calls"] / 1000
-    assert found["sensor"] == "rapl"
-    assert found["idle_w"] == pytest.approx(10, rel=0.35)
-    assert joules / gross == pytest.approx(20 / 30, rel=0.25)
+ONBOARD = """
+from functools import partial
+from typing import ClassVar, Literal
+from kdpipe.targets import orders
+from kdpipe.targets.onnxruntime import OnnxRuntime
+from kdpipe.targets.power.nvml import gpu_memory
+class Onboard(OnnxRuntime):
+    device: ClassVar[str] = "GPU"
+    name: Literal["onboard"] = "onboard"
+    library: str
+    def open(self, artifact):
+        orders.gpu_memory = partial(gpu_memory, library=self.library)
+        return super().open(artifact)
+"""
 
 
-def _burn(tree: Path, state: dict[str, Any]) -> None:
-    """Let both packages' counters rise as told, renamed into place as a kernel would show them."""
-    used, before = 7.0, time.monotonic()  # where `rapl_tree` starts
-    while state["on"]:
-        time.sleep(0.005)
-        now = time.monotonic()
-        used, before = used + state["watts"] * (now - before), now
-        for zone in ("intel-rapl:0", "intel-rapl:1"):
-            file = tree / f"sys/class/powercap/{zone}/energy_uj"
-            file.with_suffix(".new").write_text(f"{int(used * 1e6)}\n")
-            file.with_suffix(".new").rename(file)
+@pytest.mark.parametrize("there", [True, False])
+def test_memory_on_the_gpu_of_fresh_processes(
+    nvml: str, there: bool, fp32: Path, inputs: Path, plugin: Any
+) -> None:
+    """Each process asks for what it holds itself; without a driver there is none, and not 0."""
+    library = nvml if there else "libnone.so.1"
+    target = plugin("onboard", ONBOARD).model_validate({"library": library})
 
+    memory = peak_memory(Job(target, fp32, inputs), processes=2)
 
-def _only(tree: Path) -> Any:
-    from functools import partial
-
-    return partial(sensor_for, kinds=(partial(Rapl, tree),))
-
-
-def test_without_a_sensor_there_is_a_reason_for_each() -> None:
-    """Nothing covers the device: neither 0 nor a guess."""
-    none = sensor_for("GPU", (lambda: Ina(Path("/none")), lambda: Tegrastats("none")))
-    with pytest.raises(NoSensorError, match=r"ina: no INA3221.*tegrastats: no tegrastats"), none:
-        pass
-    found = energy_of("no such device", len, [()], 0.0, 0.0)
-    assert set(found) == {"unavailable"}
+    assert memory.peaks.shape == (2,)
+    assert (memory.gpu is None) is not there
+    assert memory.gpu is None or memory.gpu.tolist() == [5_000_000.0] * 2
