@@ -38,20 +38,23 @@ def conclude(
     A stage that failed over the user's own data or model exits 2, like any other wrong input.
 
     `rules` were asked for and `skipped` targets could not run. Nothing passes by being absent:
-    where rules were asked for and none could be judged, the evidence is missing.
+    where rules were asked for and none but standing ones could be judged, the evidence is missing.
+    Advice (verdicts that are not `required`) is counted and changes nothing else.
     """
-    words = [verdict["verdict"] for verdict in verdicts]
-    counts = _counts(words, skipped)
+    required = [verdict for verdict in verdicts if verdict.get("required", True)]
+    words = [verdict["verdict"] for verdict in required]
+    advice = [v["verdict"] for v in verdicts if not v.get("required", True)]
+    counts = _counts(words, advice, skipped)
     if failed:
         step, error = next(iter(failed.items()))
         return Conclusion("FAILED", error.exit_code, f"{step}: {error.what}")
     if "FAIL" in words:
-        worst = verdicts[words.index("FAIL")]
+        worst = required[words.index("FAIL")]
         return Conclusion("FAILED", GATE_FAILED, f"{_rule(worst)}; {counts}")
     if "UNDECIDED" in words:
-        first = verdicts[words.index("UNDECIDED")]
+        first = required[words.index("UNDECIDED")]
         return Conclusion("FAILED", UNDECIDED, f"not enough evidence: {_rule(first)}; {counts}")
-    if rules and not words:
+    if rules and all(verdict.get("standing") for verdict in verdicts):
         reason = f"not enough evidence: none of {rules} rules could be judged"
         return Conclusion("FAILED", UNDECIDED, f"{reason}{_also(skipped)}")
     return Conclusion("PASSED", PASSED, counts)
@@ -61,13 +64,27 @@ def _rule(verdict: Mapping[str, Any]) -> str:
     return f"{verdict['artifact']}: {verdict['reason']}"
 
 
-def _counts(words: Sequence[str], skipped: int) -> str:
+def _counts(words: Sequence[str], advice: Sequence[str], skipped: int) -> str:
+    nothing = "no rule was required" if advice else "no rule was asked for"
     parts = [
-        f"{words.count('PASS')} of {len(words)} rules passed" if words else "no rule was asked for",
+        f"{words.count('PASS')} of {len(words)} rules passed" if words else nothing,
         f"{words.count('FAIL')} failed" if "FAIL" in words else "",
         f"{words.count('UNDECIDED')} undecided" if "UNDECIDED" in words else "",
+        _advice(advice),
     ]
     return ", ".join(part for part in parts if part) + _also(skipped)
+
+
+def _advice(words: Sequence[str]) -> str:
+    """Example: 2 of 3 advisory rules passed and 1 of them failed"""
+    if not words:
+        return ""
+    parts = [f"{words.count('PASS')} of {len(words)} advisory rules passed"]
+    parts += [f"{n} {said}" for word, said in _ELSE if (n := words.count(word))]
+    return " and ".join(parts)
+
+
+_ELSE = (("FAIL", "of them failed"), ("UNDECIDED", "of them undecided"))
 
 
 def _also(skipped: int) -> str:

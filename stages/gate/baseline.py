@@ -34,8 +34,10 @@ class Remembered:
     groups where there are any. `scores`: (N,) those of each sample, None where they were not kept;
     they pair with a later run whose eval split has the same `eval_sha256`. `latency`: by role
     (`artifact`, `teacher`, `fp32`). `noise_floor`: the fraction by which the same artifact differed
-    from itself in that run, None where that was not measured. `values`: `size_bytes`,
-    `memory_bytes` ..., and `memory`: (n,) bytes, one for each process. `machine`: as in `Evidence`.
+    from itself in that run, None where that was not measured. `values`: single numbers such as
+    `size_bytes`; of `memory_bytes` and `energy_mj` the median of processes, with how many there
+    were (`memory_bytes_processes`) and their standard deviation (`memory_bytes_deviation`).
+    `machine`: as in `Evidence`.
     """
 
     artifact: str
@@ -53,7 +55,7 @@ class Remembered:
 
     def same_machine(self, machine: Mapping[str, Any]) -> bool:
         """Whether times of the two runs may be compared; otherwise only ratios may."""
-        return dict(self.machine) == dict(machine)
+        return bool(self.machine) and dict(self.machine) == dict(machine)
 
 
 @dataclass(frozen=True)

@@ -1,79 +1,169 @@
 """Judging: rules (`rules.py`) over raw evidence (`evidence.py`), by what statistics can prove.
 
-For each limit and artifact: find the measurement with its bounds, then let `verdict.py` say PASS,
-FAIL or UNDECIDED. A metric that is missing, not a number or not finite never passes.
+For each limit and artifact: find the measurement with its bounds (`scores.py`, `quality.py`,
+`times.py`, `sizes.py`), then let `verdict.py` say PASS, FAIL or UNDECIDED. A metric that is
+missing, not a number or not finite never passes.
+
+Losses against the baseline are judged together, by Holm's procedure: a run like the earlier one
+fails falsely in at most 1 of 200. Proofs need no correction, as an artifact has to pass them all.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from kdpipe.stages import statistics
-from kdpipe.stages.evidence import Evidence, Timing
-from kdpipe.stages.gate.rules import METRICS, PERCENTILES, SCORE, SCORES, Rule, Unit
-from kdpipe.stages.gate.verdict import Measure, decide, not_measured
+from kdpipe.stages.evidence import Evidence
+from kdpipe.stages.gate import quality, scores, sizes, times
+from kdpipe.stages.gate.baseline import Baseline
+from kdpipe.stages.gate.measure import WHOSE, Case, Measure, NotMeasuredError
+from kdpipe.stages.gate.metrics import PERCENTILES, SCORE, SCORES
+from kdpipe.stages.gate.rules import Rule
 from kdpipe.stages.gate.verdict import Verdict as Verdict
+from kdpipe.stages.gate.verdict import decide, exceeds, not_measured
 from kdpipe.stages.gate.verdict import overall as overall
 from kdpipe.targets.errors import listing
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+REGRESSION_LEVEL = 0.005
+"""How often all regression rules of a run together may fail falsely, at most: 1 in 200."""
 
-PROCESSES = 10
-"""Asked for when a single process was measured and its spread is therefore unknown."""
+MEASURES: Mapping[str, Callable[[Case], Measure]] = {
+    **dict.fromkeys(SCORES, scores.score),
+    "agreement": scores.agreement,
+    "worst_class_drop": quality.worst_class_drop,
+    "worst_group_drop": quality.worst_group_drop,
+    "macro_f1": quality.f1,
+    "ece": quality.ece,
+    "robustness": quality.robustness,
+    "speedup": times.speedup,
+    **dict.fromkeys(("latency_mean_ms", *PERCENTILES), times.latency),
+    "load_ms": times.start,
+    "first_ms": times.start,
+    "size_bytes": sizes.single,
+    "memory_bytes": sizes.memory,
+    "gpu_memory_bytes": sizes.gpu_memory,
+    "energy_mj": sizes.energy,
+    "parameters": sizes.single,
+    "macs": sizes.single,
+    "compression": sizes.compression,
+    "int8_fraction": sizes.single,
+}
+"""How each metric of METRICS is measured."""
 
 
-class NotMeasuredError(Exception):
-    """There is no usable measurement of what a rule asks for; says why, in a few words."""
+def judge(
+    rules: Sequence[Rule],
+    evidence: Sequence[Evidence],
+    baseline: Baseline | None = None,
+    standing: Sequence[Rule] = (),
+) -> list[Verdict]:
+    """One verdict per limit of each rule and artifact, in that order; `standing` rules last.
 
-
-def judge(rules: Sequence[Rule], evidence: Sequence[Evidence]) -> list[Verdict]:
-    """One verdict per limit of each rule and artifact, in that order.
-
-    A rule whose target matches nothing gets a FAIL of its own. A speedup over fp32 says nothing
-    about artifacts that are fp32 themselves, and a share of int8 nothing about those that are not
-    int8; they get no verdict unless the rule names them.
+    A rule whose target matches nothing gets a FAIL of its own. A comparison with the fp32 twin says
+    nothing about artifacts that are fp32 themselves, a share of int8 nothing about those that are
+    not int8, and a baseline nothing about an artifact that it does not know; they get no verdict
+    unless the rule names them. `standing` rules hold for int8 artifacts, and those against the
+    baseline for all that it knows, where no rule of the user's says more of the same.
     """
-    parts = [part for rule in rules for part in rule.parts()]
-    return [verdict for part in parts for verdict in _judge_part(part, evidence)]
+    asked: list[Case | Verdict] = []
+    for part in _parts(rules):
+        asked += _own(part, evidence, baseline)
+    for part in _parts(standing):
+        asked += _standing(part, rules, evidence, baseline)
+    verdicts = {n: one if isinstance(one, Verdict) else _judge(one) for n, one in enumerate(asked)}
+    for required in (True, False):
+        family = {
+            n: case
+            for n, case in enumerate(asked)
+            if isinstance(case, Case) and case.rule.regression and verdicts[n].counted
+            if case.rule.required == required
+        }
+        verdicts |= _holm(family)
+    return list(verdicts.values())
 
 
-def _judge_part(rule: Rule, evidence: Sequence[Evidence]) -> list[Verdict]:
+def _parts(rules: Sequence[Rule]) -> Iterator[Rule]:
+    for rule in rules:
+        yield from rule.parts()
+
+
+def _own(
+    rule: Rule, evidence: Sequence[Evidence], baseline: Baseline | None
+) -> Iterator[Case | Verdict]:
+    """What a rule of the user's asks of the artifacts that it is about."""
     named = [e for e in evidence if rule.target in (None, e.artifact, e.target)]
     if not named:
         there = listing([e.artifact for e in evidence]) or "none"
         what = f"'{rule.target}' matches no artifact" if rule.target else "there is no artifact"
-        return [_unmeasured(rule, rule.target or "", rule.metric, f"{what} (there are: {there})")]
-    judged = [e for e in named if not _beside_the_point(rule, e)]
-    if not judged and rule.target:
-        why = _beside_the_point(rule, named[0])
-        return [_unmeasured(rule, rule.target, rule.metric, f"{rule.target} is {why}")]
-    return [_judge_one(rule, e) for e in judged]
+        why = f"{what} (there are: {there})"
+        yield not_measured(rule, rule.target or "", rule.metric, why)
+        return
+    reasons = {e.artifact: _beside_the_point(rule, e, baseline) for e in named}
+    judged = [e for e in named if not reasons[e.artifact]]
+    unknown = rule.against == "baseline" and not judged
+    if not judged and (rule.target or unknown):
+        why = f"{named[0].artifact} is {reasons[named[0].artifact]}"
+        yield not_measured(rule, rule.target or named[0].artifact, rule.metric, why)
+    for one in judged:
+        yield Case(rule, one, baseline, rule.confidence)
 
 
-def _judge_one(rule: Rule, evidence: Evidence) -> Verdict:
-    metric = evidence.metric if rule.metric == SCORE else rule.metric
+def _standing(
+    rule: Rule, own: Sequence[Rule], evidence: Sequence[Evidence], baseline: Baseline | None
+) -> Iterator[Case]:
+    """What a standing rule asks of those of which no rule of the user's does."""
+    for one in evidence:
+        covered = any(r.covers(rule) and r.target in (None, one.artifact, one.target) for r in own)
+        meant = rule.against == "baseline" or one.precision == "int8"
+        if meant and not covered and not _beside_the_point(rule, one, baseline):
+            yield Case(rule, one, baseline, rule.confidence, standing=True)
+
+
+def _judge(case: Case) -> Verdict:
     try:
-        measure = MEASURES[rule.metric](rule, evidence)
+        return _decide(case, MEASURES[case.rule.metric](case))
     except NotMeasuredError as missing:
-        return _unmeasured(rule, evidence.artifact, metric, str(missing))
-    verdict = decide(rule, evidence.artifact, metric, measure)
-    if verdict.verdict == "FAIL" and evidence.diagnosis and _about_int8(rule):
-        return replace(verdict, reason=f"{verdict.reason}; {evidence.diagnosis}")
-    return verdict
+        rule, artifact = case.rule, case.evidence.artifact
+        return not_measured(rule, artifact, _metric(case), str(missing), standing=case.standing)
 
 
-def _beside_the_point(rule: Rule, evidence: Evidence) -> str:
+def _decide(case: Case, measure: Measure) -> Verdict:
+    verdict = decide(case, _metric(case), measure)
+    if verdict.verdict != "FAIL":
+        return verdict
+    causes = [case.evidence.diagnosis] if _about_int8(case.rule) else []
+    if case.rule.metric in SCORES:
+        causes = [case.evidence.blame]
+    return replace(verdict, reason="; ".join(filter(None, [verdict.reason, *causes])))
+
+
+def _holm(family: Mapping[int, Case]) -> dict[int, Verdict]:
+    """Losses against the baseline, judged at a total level (Holm, Scand. J. Stat. 6, 65, 1979).
+
+    Of k that are left, all that are proven at level / k fail, and the others go on with what is
+    left of the level. A verdict shows the bounds at which it was made. A run that is like the
+    earlier one passes each with 1 - level / k at least.
+    """
+    verdicts: dict[int, Verdict] = {}
+    left, power = family, 1 - REGRESSION_LEVEL / max(1, len(family))
+    while left:
+        share = REGRESSION_LEVEL / len(left)
+        at = {n: replace(case, confidence=1 - share) for n, case in left.items()}
+        found = {n: MEASURES[case.rule.metric](case) for n, case in at.items()}
+        verdicts |= {n: _decide(at[n], replace(found[n], power=power)) for n in left}
+        kept = {n: case for n, case in left.items() if not exceeds(case, found[n])}
+        left = kept if len(kept) < len(left) else {}
+    return verdicts
+
+
+def _beside_the_point(rule: Rule, evidence: Evidence, baseline: Baseline | None) -> str:
     """Why a rule says nothing about an artifact, or nothing when it does."""
     if rule.against == "fp32" and evidence.precision == "fp32":
-        return "fp32 itself, so it has no fp32 twin to be faster than"
+        return "fp32 itself, so it has no fp32 twin to compare with"
     if rule.metric == "int8_fraction" and evidence.precision != "int8":
         return f"{evidence.precision}, so none of it is meant to run in int8"
+    if rule.against == "baseline" and baseline and evidence.artifact not in baseline.artifacts:
+        return f"new: {WHOSE['baseline']} has {listing(list(baseline.artifacts)) or 'no artifact'}"
     return ""
 
 
@@ -82,220 +172,5 @@ def _about_int8(rule: Rule) -> bool:
     return rule.metric == "int8_fraction" or rule.against == "fp32"
 
 
-def _unmeasured(rule: Rule, artifact: str, metric: str, why: str) -> Verdict:
-    unit = "%" if rule.percent_max_degradation is not None else METRICS[rule.metric].unit
-    return not_measured(rule, artifact, metric, unit, why)
-
-
-# --- scores -------------------------------------------------------------------------------------
-
-
-def _score(rule: Rule, evidence: Evidence) -> Measure:
-    """The headline metric itself (`min`), or its loss against the teacher (`max-degradation`)."""
-    if rule.metric not in (SCORE, evidence.metric):
-        raise NotMeasuredError(f"this run measures {evidence.metric}")
-    if rule.min is not None:
-        return _mean(rule, evidence, evidence.metric, evidence.score, "of the artifact")
-    return _drop(rule, evidence)
-
-
-def _drop(rule: Rule, evidence: Evidence) -> Measure:
-    """Loss against the teacher; in percent, its score on these very samples counts as 100 %."""
-    teacher = _scores(evidence.teacher_score, evidence, "of the teacher")
-    score = _scores(evidence.score, evidence, "of the artifact")
-    ((name, limit),) = rule.limits.items()
-    percent = name == "percent-max-degradation"
-    whole = float(teacher.mean(dtype=np.float64))
-    if percent and whole == 0:
-        raise NotMeasuredError("the teacher scores 0, which has no percentage")
-    scale = 100 / whole if percent else 1.0
-    drop = statistics.paired_drop(teacher, score, rule.confidence, evidence.groups)
-    margin = limit / scale
-    needed = _replicates(evidence, drop, margin - drop.drop, 1 - margin, rule.confidence)
-    return Measure(
-        what=f"{evidence.metric} drop against the teacher",
-        unit="%" if percent else "fraction",
-        point=drop.drop * scale,
-        low=drop.low * scale,
-        high=drop.high * scale,
-        n=drop.n,
-        counted=_counted(evidence),
-        needed=_more_than(drop.n, needed),
-    )
-
-
-def _agreement(rule: Rule, evidence: Evidence) -> Measure:
-    what = "agreement with the teacher"
-    return _mean(rule, evidence, what, evidence.agreement, "of agreement")
-
-
-def _mean(
-    rule: Rule, evidence: Evidence, what: str, found: NDArray[np.float32], whose: str
-) -> Measure:
-    scores, least = _scores(found, evidence, whose), _limit(rule)
-    mean = statistics.mean_score(scores, rule.confidence, evidence.groups)
-    needed = _replicates(evidence, mean, mean.point - least, least, rule.confidence)
-    return _bounded(what, "fraction", mean, _counted(evidence), needed)
-
-
-def _scores(scores: NDArray[np.float32], evidence: Evidence, whose: str) -> NDArray[np.float32]:
-    """Scores that are numbers from 0 to 1, of the very samples that the artifact was judged on."""
-    if not scores.size:
-        raise NotMeasuredError(f"there are no scores {whose}")
-    bad = int((~((scores >= 0) & (scores <= 1))).sum())
-    if bad:
-        raise NotMeasuredError(f"{bad} of {scores.size} scores {whose} are not from 0 to 1")
-    if scores.shape != evidence.score.shape:
-        found = f"{evidence.score.size} scores, but {scores.size} {whose}"
-        raise NotMeasuredError(f"{found}, so they are not pairs")
-    if evidence.groups is not None and evidence.groups.shape != scores.shape:
-        raise NotMeasuredError(f"{scores.size} scores, but groups of {evidence.groups.size}")
-    return scores
-
-
-def _replicates(
-    evidence: Evidence,
-    found: statistics.Drop | statistics.Interval,
-    room: float,
-    share: float,
-    confidence: float,
-) -> int | None:
-    """How many samples, or groups, would tell a value from a limit that leaves it `room`.
-
-    Room below 0: the limit is broken as measured. Samples that keep it are never fewer than it
-    takes to prove a `share` of them when all are alike. Groups may be, unless there are already
-    as many as their spread asks for.
-    """
-    if evidence.groups is not None and found.n < 2:
-        return 2
-    planned = statistics.samples_to_separate(room, found.variance, confidence)
-    if room > 0 and planned and (evidence.groups is None or planned <= found.n):
-        planned = max(planned, statistics.needed_samples(share, confidence))
-    return planned
-
-
-def _counted(evidence: Evidence) -> str:
-    return "samples" if evidence.groups is None else "groups"
-
-
-# --- latencies ----------------------------------------------------------------------------------
-
-
-def _mean_latency(rule: Rule, evidence: Evidence) -> Measure:
-    timing = _timing(evidence, "artifact")
-    interval = statistics.mean_latency(timing.processes, rule.confidence)
-    return _latency(rule, "mean latency", "ms", interval)
-
-
-def _percentile(rule: Rule, evidence: Evidence) -> Measure:
-    timing = _timing(evidence, "artifact")
-    percentile, iterations = PERCENTILES[rule.metric], timing.pooled.size
-    interval = statistics.latency_percentile(timing.processes, percentile, rule.confidence)
-    what = f"p{100 * percentile:g} latency"
-    needed = statistics.needed_samples(percentile, rule.confidence)
-    if iterations < needed:
-        low, high = -math.inf, math.inf
-        return Measure(what, "ms", interval.point, low, high, iterations, "iterations", needed)
-    return _latency(rule, what, "ms", interval)
-
-
-def _speedup(rule: Rule, evidence: Evidence) -> Measure:
-    reference = _timing(evidence, rule.against).processes
-    artifact = _timing(evidence, "artifact").processes
-    interval = statistics.latency_ratio(reference, artifact, rule.confidence)
-    whose = "the teacher" if rule.against == "teacher" else "its fp32 twin"
-    return _latency(rule, f"speedup over {whose}", "x", interval)
-
-
-def _latency(rule: Rule, what: str, unit: Unit, interval: statistics.Interval) -> Measure:
-    """A latency or ratio of processes; their number is planned on the logarithm."""
-    gap = math.log(interval.point) - math.log(_limit(rule))
-    needed: int | None = PROCESSES
-    if interval.n > 1:
-        needed = statistics.samples_to_separate(gap, interval.variance, rule.confidence)
-    return _bounded(what, unit, interval, "processes", needed)
-
-
-def _timing(evidence: Evidence, role: str) -> Timing:
-    timing = evidence.latency.get(role)
-    if timing is None or not timing.processes:
-        raise NotMeasuredError(f"the {role} was not timed")
-    for samples in timing.processes:
-        if not samples.size or not (np.isfinite(samples) & (samples > 0)).all():
-            raise NotMeasuredError(f"latencies of the {role} are missing, infinite or not above 0")
-    return timing
-
-
-# --- sizes and shares ---------------------------------------------------------------------------
-
-
-def _exact(rule: Rule, evidence: Evidence) -> Measure:
-    value = _value(evidence, rule.metric)
-    what = rule.metric.removesuffix("_bytes").replace("_", " ")
-    return Measure(what, METRICS[rule.metric].unit, value, value, value, 1)
-
-
-def _memory(rule: Rule, evidence: Evidence) -> Measure:
-    """What the model takes in a process; a tiny one may take nothing, or less than an empty one."""
-    processes = evidence.memory.get("artifact")
-    if processes is None or not processes.size:
-        raise NotMeasuredError("no process was weighed")
-    if not np.isfinite(processes).all():
-        raise NotMeasuredError("the memory of a process is not a finite number")
-    memory = statistics.central(processes, rule.confidence)
-    needed: int | None = PROCESSES
-    if memory.n > 1:
-        gap = memory.point - _limit(rule)
-        needed = statistics.samples_to_separate(gap, memory.variance, rule.confidence)
-    return _bounded("memory", "bytes", memory, "processes", needed)
-
-
-def _compression(rule: Rule, evidence: Evidence) -> Measure:
-    """How many times smaller than the teacher's file in the same runtime."""
-    size, teacher = _value(evidence, "size_bytes"), _value(evidence, "teacher_size_bytes")
-    if size <= 0:
-        raise NotMeasuredError("the artifact has no bytes")
-    ratio = teacher / size
-    return Measure("compression over the teacher", "x", ratio, ratio, ratio, 1)
-
-
-def _value(evidence: Evidence, name: str) -> float:
-    value = evidence.values.get(name)
-    if value is None:
-        raise NotMeasuredError(f"{name} is absent")
-    if not math.isfinite(value) or value < 0:
-        raise NotMeasuredError(f"{name} is {value}")
-    return float(value)
-
-
-def _limit(rule: Rule) -> float:
-    (limit,) = rule.limits.values()
-    return limit
-
-
-def _bounded(
-    what: str, unit: Unit, interval: statistics.Interval, counted: str, needed: int | None
-) -> Measure:
-    more = _more_than(interval.n, needed)
-    point, low, high = interval.point, interval.low, interval.high
-    return Measure(what, unit, point, low, high, interval.n, counted, more)
-
-
-def _more_than(n: int, needed: int | None) -> int | None:
-    """A plan never asks for less than there is: what is there has just not decided."""
-    return None if needed is None else max(needed, n + 1)
-
-
-MEASURES: Mapping[str, Callable[[Rule, Evidence], Measure]] = {
-    **dict.fromkeys(SCORES, _score),
-    "agreement": _agreement,
-    "speedup": _speedup,
-    "latency_mean_ms": _mean_latency,
-    **dict.fromkeys(PERCENTILES, _percentile),
-    "size_bytes": _exact,
-    "memory_bytes": _memory,
-    "parameters": _exact,
-    "compression": _compression,
-    "int8_fraction": _exact,
-}
-"""How each metric of METRICS is measured."""
+def _metric(case: Case) -> str:
+    return case.evidence.metric if case.rule.metric == SCORE else case.rule.metric

@@ -1,7 +1,8 @@
 """What the gate says: PASS, FAIL or UNDECIDED, and one sentence why; `judge.py` does the measuring.
 
-A sentence never flatters: measured values are rounded to the worse side, bounds outwards, and
-nothing that differs from the limit or from zero is shown as if it were equal to it.
+Two families of rules. A *proof* passes when its limit is proven to hold, and fails when it is
+proven not to. A *regression*, a loss against the baseline, fails when it is proven and passes
+otherwise: an earlier run has shown already that the artifact is good enough.
 """
 
 from __future__ import annotations
@@ -9,49 +10,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, Literal, Self
 
-from kdpipe.stages.gate.rules import Rule, Unit
+from kdpipe.stages.gate.measure import Case, Measure
+from kdpipe.stages.gate.metrics import unit_of
+from kdpipe.stages.gate.rules import Rule
+from kdpipe.stages.gate.wording import count as count
+from kdpipe.stages.gate.wording import sentence
+from kdpipe.stages.gate.wording import show as show
 
 Word = Literal["PASS", "FAIL", "UNDECIDED"]
-
-SHOWN: Mapping[Unit, tuple[int, str]] = {
-    "fraction": (4, ""),
-    "%": (2, " %"),
-    "ms": (3, " ms"),
-    "bytes": (0, " bytes"),
-    "parameters": (0, ""),
-    "x": (2, "x"),
-}
-"""Decimals and suffix of each unit."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A measured value with its one-sided bounds, in `unit`; infinite where nothing bounds it.
-
-    `n` of what was `counted` (samples, groups, processes, iterations); empty for exact numbers.
-    `needed`: how many of them would probably decide; None when that is not known or never.
-    """
-
-    what: str
-    unit: Unit
-    point: float
-    low: float
-    high: float
-    n: int
-    counted: str = ""
-    needed: int | None = None
+Family = Literal["proof", "regression"]
+BETTER = (
+    "it is better than the baseline beyond doubt: `kdpipe gate RUN --update-baseline` makes later "
+    "runs keep that"
+)
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One limit of one rule, judged on one artifact.
 
-    `rule`: as in the YAML, with this one limit. `measured`, `low`, `high`, `limit` are in `unit`;
-    `measured` is None when there is no such measurement, a bound when nothing bounds that side.
-    `n` and `needed` count what `counted` says. `reason`: one sentence for people.
+    `rule`: as in the YAML, with this one limit. `measured`, `low`, `high`, `limit`, `floor` are in
+    `unit`; `measured` is None when there is no such measurement, a bound when nothing bounds that
+    side. `n` and `needed` count what `counted` says. `reason`: one sentence for people.
+
+    `required`: False for advice, which never changes how a run ends. `against`: what the value is
+    compared with, empty for a limit on the value itself. `confidence`: of `low` and of `high`, each
+    alone. `standing`: the rule is none of the user's own. `floor`: the noise floor, None where
+    none was measured or times are not compared. `power`: probability that an artifact which is as
+    good as its reference (or, under a limit on a value, as good as measured) passes; None where
+    nothing was measured. `note`: what to do now, although the rule holds.
     """
 
     rule: dict[str, Any]
@@ -67,6 +56,14 @@ class Verdict:
     needed: int | None
     reason: str
     counted: str = ""
+    required: bool = True
+    against: str = ""
+    confidence: float | None = None
+    family: Family = "proof"
+    standing: bool = False
+    floor: float | None = None
+    power: float | None = None
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -79,130 +76,93 @@ class Verdict:
 
 
 def overall(verdicts: Sequence[Verdict]) -> Word:
-    """FAIL when any is, else UNDECIDED when any is or nothing was judged at all, else PASS."""
-    words = {verdict.verdict for verdict in verdicts}
+    """FAIL when any is, else UNDECIDED when any is or nothing was judged at all, else PASS.
+
+    Advice (`required: false`) does not count.
+    """
+    words = {verdict.verdict for verdict in verdicts if verdict.required}
     if "FAIL" in words:
         return "FAIL"
     return "PASS" if words == {"PASS"} else "UNDECIDED"
 
 
-def decide(rule: Rule, artifact: str, metric: str, measure: Measure) -> Verdict:
-    """Judge a measure by a rule with one limit.
-
-    PASS when the bound that hurts keeps the limit, FAIL when the other one is beyond it.
-    """
-    ((name, limit),) = rule.limits.items()
-    # A minimum is a maximum seen in the mirror: from here on, smaller is better.
-    good, bad = (measure.low, measure.high) if name != "min" else (-measure.high, -measure.low)
-    edge = limit if name != "min" else -limit
-    word: Word = "UNDECIDED"
-    if bad <= edge:
-        word = "PASS"
-    if good > edge:
-        word = "FAIL"
+def decide(case: Case, metric: str, measure: Measure) -> Verdict:
+    """Judge a measure: PASS, FAIL or UNDECIDED, with the sentence."""
+    word = _regressed(case, measure) if case.rule.regression else _proven(case, measure)
+    better = case.rule.regression and -measure.high > max(case.limit, measure.floor)
     return Verdict(
-        rule=rule.as_dict(),
-        artifact=artifact,
+        **_about(case.rule, case.evidence.artifact, case.standing),
         metric=metric,
         verdict=word,
         measured=measure.point,
         low=_finite(measure.low),
         high=_finite(measure.high),
-        limit=limit,
         unit=measure.unit,
         n=measure.n,
         needed=measure.needed if word == "UNDECIDED" else None,
-        reason=_sentence(rule, measure, word),
+        reason=sentence(case, measure, word) + (f"; {BETTER}" if better else ""),
         counted=measure.counted,
+        confidence=case.confidence if measure.counted else None,
+        floor=measure.floor or None,
+        power=measure.power if measure.counted else float(word == "PASS"),
+        note=BETTER if better else "",
     )
 
 
-def not_measured(rule: Rule, artifact: str, metric: str, unit: str, why: str) -> Verdict:
+def not_measured(
+    rule: Rule, artifact: str, metric: str, why: str, *, standing: bool = False
+) -> Verdict:
     """What has no usable measurement fails: it never passes for want of evidence."""
-    (limit,) = rule.limits.values()
     return Verdict(
-        rule=rule.as_dict(),
-        artifact=artifact,
+        **_about(rule, artifact, standing),
         metric=metric,
         verdict="FAIL",
         measured=None,
         low=None,
         high=None,
-        limit=limit,
-        unit=unit,
+        unit=unit_of(rule.metric, rule.limit[0]),
         n=0,
         needed=None,
         reason=f"{metric} was not measured: {why}",
     )
 
 
-def count(n: int, counted: str) -> str:
-    """Example: count(1, "processes") -> "1 process"; count(2000, "samples") -> "2,000 samples"."""
-    one = {"processes": "process"}.get(counted, counted.removesuffix("s"))
-    return f"{n:,} {one if n == 1 else counted}"
+def exceeds(case: Case, measure: Measure) -> bool:
+    """Whether a loss against the baseline is proven, beyond the limit and the noise floor."""
+    return measure.low > max(case.limit, measure.floor)
 
 
-def show(value: float, unit: Unit, limit: float, rounding: str) -> str:
-    """`value` with its unit, rounded by `rounding` (of `decimal`) to the usual decimals.
+def _proven(case: Case, measure: Measure) -> Word:
+    """PASS when the bound that hurts keeps the limit, FAIL when the other one is beyond it.
 
-    It gets as many more decimals as it takes not to read as zero or as `limit` when it is not.
-    Example: show(0.010004, "fraction", 0.01, ROUND_FLOOR) -> "0.010004"
+    A failure has to be larger than what the same file differs from itself by.
     """
-    decimals, suffix = SHOWN[unit]
-    exact = Decimal(repr(round(float(value), 12)))  # 12: what 0.1 + 0.2 leaves is not a measurement
-    marks = [Decimal(0), Decimal(repr(float(limit)))]
-    shown = exact
-    for places in range(decimals, 13):
-        shown = exact.quantize(Decimal(1).scaleb(-places), rounding)
-        if all(shown != mark or exact == mark for mark in marks):
-            break
-    return f"{abs(shown) if shown == 0 else shown:,f}{suffix}"
+    # A minimum is a maximum seen in the mirror: from here on, smaller is better.
+    least = case.name.startswith("min")
+    good, bad = (-measure.high, -measure.low) if least else (measure.low, measure.high)
+    edge = -case.limit if least else case.limit
+    if bad <= edge:
+        return "PASS"
+    return "FAIL" if good > edge + measure.floor else "UNDECIDED"
 
 
-def _sentence(rule: Rule, measure: Measure, word: Word) -> str:
-    ((name, limit),) = rule.limits.items()
-    least = name == "min"
-    worse = ROUND_FLOOR if least else ROUND_CEILING
-    value = show(measure.point, measure.unit, limit, worse)
-    bound = f"{'at least' if least else 'at most'} {_show_limit(limit, measure.unit)}"
-    fact = f"{measure.what} {value} ({_backing(rule, measure, limit)})"
-    if word == "PASS":
-        return f"{fact} keeps the limit of {bound}"
-    if word == "FAIL":
-        return f"{fact} breaks the limit of {bound}"
-    beyond = measure.point < limit if least else measure.point > limit
-    return f"{fact} cannot be told from the limit of {bound}: {_remedy(measure, beyond)}"
-
-
-def _backing(rule: Rule, measure: Measure, limit: float) -> str:
-    """What stands behind a value, e.g. `95 % bounds 0.0141 to 0.0277, 5,000 samples`."""
-    if not measure.counted:
-        return "exact"
-    counted = count(measure.n, measure.counted)
+def _regressed(case: Case, measure: Measure) -> Word:
     if not (math.isfinite(measure.low) and math.isfinite(measure.high)):
-        return f"{counted}, too few for bounds"
-    low = show(measure.low, measure.unit, limit, ROUND_FLOOR)
-    high = show(measure.high, measure.unit, limit, ROUND_CEILING)
-    return f"{100 * rule.confidence:g} % bounds {low} to {high}, {counted}"
+        return "UNDECIDED"
+    return "FAIL" if exceeds(case, measure) else "PASS"
 
 
-def _remedy(measure: Measure, beyond: bool) -> str:
-    if measure.needed is None:
-        return "it lies on the limit, where no number of measurements decides"
-    needed = count(measure.needed, measure.counted)
-    if not math.isfinite(measure.high):
-        return f"at least {needed} are needed"
-    if beyond:
-        return f"as measured it does not keep it, and about {needed} would prove that"
-    return f"about {needed} would decide"
-
-
-def _show_limit(limit: float, unit: Unit) -> str:
-    """The limit as the user wrote it, with at least the usual decimals."""
-    decimals, suffix = SHOWN[unit]
-    exact = Decimal(repr(limit))
-    usual = exact.quantize(Decimal(1).scaleb(-decimals))
-    return f"{usual if usual == exact else exact.normalize():,f}{suffix}"
+def _about(rule: Rule, artifact: str, standing: bool) -> dict[str, Any]:
+    """What a verdict says of its rule."""
+    return {
+        "rule": rule.as_dict(),
+        "artifact": artifact,
+        "limit": rule.limit[1],
+        "required": rule.required,
+        "against": rule.against if rule.compares else "",
+        "family": "regression" if rule.regression else "proof",
+        "standing": standing,
+    }
 
 
 def _finite(value: float) -> float | None:

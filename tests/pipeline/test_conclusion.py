@@ -12,6 +12,10 @@ from kdpipe.targets.errors import DataError, KdpipeError, StageError, TargetUnav
 PASS = {"verdict": "PASS", "artifact": "a", "reason": "keeps it"}
 FAIL = {"verdict": "FAIL", "artifact": "b", "reason": "breaks it"}
 UNDECIDED = {"verdict": "UNDECIDED", "artifact": "c", "reason": "too few"}
+ADVICE = {"verdict": "FAIL", "artifact": "d", "reason": "is advised against", "required": False}
+DOUBT = {**ADVICE, "verdict": "UNDECIDED"}
+KEPT = {**ADVICE, "verdict": "PASS"}
+STANDING = {**PASS, "standing": True}
 BROKEN = {"compile[b]": StageError("no luck", found="a cat")}
 
 
@@ -45,6 +49,44 @@ def test_precedence(
     conclusion = conclude(verdicts, failed, rules=len(verdicts))
 
     assert (conclusion.exit_code, conclusion.line) == (code, line)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code", "line"),
+    [
+        (
+            [PASS, ADVICE, KEPT],
+            0,
+            "PASSED | 1 of 1 rules passed, 1 of 2 advisory rules passed and 1 of them failed",
+        ),
+        (
+            [PASS, FAIL, DOUBT],
+            3,
+            "FAILED | b: breaks it; 1 of 2 rules passed, 1 failed, "
+            "0 of 1 advisory rules passed and 1 of them undecided",
+        ),
+        (
+            [ADVICE],
+            0,
+            "PASSED | no rule was required, 0 of 1 advisory rules passed and 1 of them failed",
+        ),
+    ],
+)
+def test_advice_changes_nothing_but_the_counts(
+    verdicts: list[Mapping[str, str]], code: int, line: str
+) -> None:
+    """What is not required is counted on its own, and never fails a run."""
+    conclusion = conclude(verdicts, {}, rules=len(verdicts))
+
+    assert (conclusion.exit_code, conclusion.line) == (code, line)
+
+
+def test_standing_rules_do_not_stand_in_for_the_user_s_own() -> None:
+    """Where none of the rules that were asked for could be judged, the evidence is missing."""
+    conclusion = conclude([STANDING], {}, rules=1, skipped=1)
+    broken = conclude([{**FAIL, "standing": True}], {}, rules=1, skipped=1)
+
+    assert (conclusion.exit_code, broken.exit_code) == (5, 3)
 
 
 def test_no_rule_was_asked_for() -> None:

