@@ -1,104 +1,207 @@
-"""Measuring any ONNX file of the user's: what `kdpipe bench` does, without a config or a store."""
+"""Measuring any model: what `kdpipe bench` does, without a config or a store.
+
+A model is an ONNX file, which is compiled for a target, or a file that its runtime opens as it is:
+OpenVINO's `.xml`, or an artifact of a run. It is measured as the benchmark stage measures.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdpipe.pipeline.summary import size as shown_size
+import numpy as np
+
+from kdpipe.pipeline.inputs import noise, require_fitting
+from kdpipe.pipeline.loads import sweep
+from kdpipe.pipeline.subject import Subject, holder, subjects
+from kdpipe.stages.bounds import CONFIDENCE, of_processes
 from kdpipe.stages.evidence import Timing
-from kdpipe.stages.results import PERCENTILES, latency, speedup
-from kdpipe.targets import Target, target_named
+from kdpipe.stages.models.onnx_file import external_data
+from kdpipe.stages.rows import latency, speedup
+from kdpipe.stages.statistics.latency import noise_floor as floor_between
+from kdpipe.targets import Target, name_of, target_named, targets
 from kdpipe.targets.digest import digest, size
 from kdpipe.targets.errors import TargetUnavailable, UsageError
 from kdpipe.targets.fingerprint import fingerprint
-from kdpipe.targets.measure import Job, peak_memory, time_processes
+from kdpipe.targets.formats import adopt, merged
+from kdpipe.targets.measure import Job, Process, peak_memory, time_processes
 
 SAMPLES = 32
+MEMORY_PROCESSES = 3
+AGAIN = "again"
+"""The role of the model's second measurement, which shows the noise floor."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What was asked for, and what is measured; `notes` are for the reader."""
+
+    typed: str
+    job: Job
+    notes: tuple[str, ...] = ()
 
 
 def bench(
-    models: Mapping[str, Path],
-    target: str,
+    models: Mapping[str, Path | str],
+    target: str | None,
     *,
     inputs: Path | None,
     processes: int,
     iterations: int,
     threads: int,
+    seconds: float = 0.5,
+    noise_floor: bool = True,
+    batches: Sequence[int] = (),
+    concurrency: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Compile each model for `target` and time them in turns, in fresh processes.
+    """Time each model in turns, in fresh processes; what `--json` prints.
 
-    Of two models, `model` and `against`, `speedup` says how many times faster the first is, unless
-    a call of one does more work than a call of the other: then `reason` says so instead. Raises
-    UsageError for an unknown target or a missing file, TargetUnavailable when the target cannot
-    run here, StageError when it refuses a model.
+    `models` are `model` and, to compare with it, `against`; then `speedup` says how many times
+    faster the first is, unless a call of one does more work than a call of the other: then `reason`
+    says so instead. With `noise_floor` the model is measured twice, as if it were two. Of `model`
+    alone, `batches` and numbers of callers (`concurrency`) are measured, too, under `sweep`.
+
+    Raises UsageError for an unknown target or a missing file, DataError for inputs that the model
+    cannot take, TargetUnavailable when the target cannot run here, StageError when it refuses a
+    model.
     """
-    chosen = _target(target, threads)
-    for path in (*models.values(), *([inputs] if inputs else [])):
-        if not path.is_file():
-            raise UsageError(f"there is no file {path}")
+    if inputs and not inputs.is_file():
+        raise UsageError(f"there is no file {inputs}")
+    most = max((1, *batches))
     with tempfile.TemporaryDirectory() as folder:
-        jobs = {
-            name: _job(chosen, onnx, Path(folder) / name, inputs) for name, onnx in models.items()
+        found = {
+            name: _model(str(typed), target, threads, Path(folder) / name, inputs, most)
+            for name, typed in models.items()
         }
-        runs = time_processes(jobs, processes=processes, iterations=iterations)
-        timed = {name: Timing(tuple(p.latency_ms for p in runs[name])) for name in jobs}
-        rows = {
-            name: {
-                "file": str(models[name]),
-                "sha256": digest(job.artifact),
-                "size_bytes": size(job.artifact),
-                "memory_bytes": peak_memory(job).model_bytes,
-                "latency_ms": latency(timed[name]),
-            }
-            for name, job in jobs.items()
+        jobs = {name: model.job for name, model in found.items()}
+        again = {AGAIN: jobs["model"]} if noise_floor else {}
+        effort: dict[str, Any] = {
+            "processes": processes,
+            "iterations": iterations,
+            "seconds": seconds,
         }
+        runs = time_processes(jobs | again, **effort)
+        timed = {name: Timing(tuple(p.latency_ms for p in each)) for name, each in runs.items()}
+        rows = {name: _row(model, runs[name], timed[name]) for name, model in found.items()}
         compared = _compared(jobs, timed) if "against" in jobs else {}
+        asked = bool(batches or concurrency)
+        swept = sweep(jobs["model"], batches, concurrency, **effort) if asked else []
     return {
-        "target": chosen.id,
+        "target": found["model"].job.target.id,
         "threads": threads,
-        "inputs": str(inputs) if inputs else f"{SAMPLES} samples of seeded noise",
+        "inputs": str(inputs) if inputs else f"{max(SAMPLES, most)} samples of seeded noise",
         "models": rows,
+        "noise_floor": _floor(timed) if noise_floor else None,
+        "sweep": swept,
+        "disturbances": _disturbances(runs),
         "machine": fingerprint(),
         **compared,
     }
 
 
-def render(measured: Mapping[str, Any]) -> Iterator[str]:
-    """The measurement as lines, every number with its unit and what it rests on."""
-    yield f"{measured['target']}, {measured['threads']} thread(s), inputs: {measured['inputs']}"
-    for row in measured["models"].values():
-        ms = row["latency_ms"]
-        yield f"{row['file']}"
-        yield "  " + ", ".join(f"{p} {ms[p]:.3f} ms" for p in PERCENTILES)
-        yield (
-            f"  mean {ms['mean']:.3f} ms ({ms['low']:.3f} to {ms['high']:.3f}), "
-            f"{ms['processes']} processes, {ms['iterations']} iterations"
-        )
-        yield f"  size {shown_size(row['size_bytes'])}, memory {shown_size(row['memory_bytes'])}"
-    if "speedup" in measured:
-        ratio = measured["speedup"]
-        yield (
-            f"model is {ratio['ratio']:.3f}x as fast as against "
-            f"({ratio['low']:.3f} to {ratio['high']:.3f}, {ratio['processes']} processes each)"
-        )
-    if "reason" in measured:
-        yield f"no speedup: {measured['reason']}"
+def _model(
+    typed: str, target: str | None, threads: int, folder: Path, inputs: Path | None, most: int
+) -> _Model:
+    """Find or compile the artifact that `typed` names; without `inputs` it gets noise.
 
-
-def _target(name: str, threads: int) -> Target:
-    target = target_named(name).model_validate({"name": name, "threads": threads})
-    if missing := target.missing():
-        raise TargetUnavailable(f"{name} cannot run here: {missing.reason}", fix=missing.fix)
-    return target
-
-
-def _job(target: Target, onnx: Path, folder: Path, inputs: Path | None) -> Job:
+    `most`: samples of the largest call.
+    """
     folder.mkdir()
-    artifact = target.compile(onnx, folder)
-    return Job(target, artifact, inputs or _noise(target, artifact, folder))
+    chosen, artifact, notes = _artifact(typed, target, threads, folder)
+    if missing := chosen.missing():
+        raise TargetUnavailable(f"{chosen.name} cannot run here: {missing.reason}", fix=missing.fix)
+    if inputs:
+        require_fitting(chosen, artifact, inputs, most)
+    file = inputs or noise(chosen, artifact, folder, max(SAMPLES, most))
+    return _Model(typed, Job(chosen, artifact, file), notes)
+
+
+def _artifact(
+    typed: str, target: str | None, threads: int, folder: Path
+) -> tuple[Target, Path, tuple[str, ...]]:
+    path = Path(typed)
+    if path.suffix == ".onnx" and path.is_file() and target:
+        chosen = target_named(target).model_validate({"name": target, "threads": threads})
+        if missing := chosen.missing():
+            raise TargetUnavailable(f"{target} cannot run here: {missing.reason}", fix=missing.fix)
+        with tempfile.TemporaryDirectory() as aside:
+            whole = merged(path, Path(aside)) if external_data(path) else path
+            return chosen, chosen.compile(whole, folder), ()
+    subject = _subject(typed)
+    if subject is None:
+        if path.suffix == ".onnx" and path.is_file():
+            names = ", ".join(name_of(kind) for kind in targets())
+            raise UsageError(f"where shall {path.name} run?", fix=f"--target, one of: {names}")
+        chosen, artifact = adopt(path, folder, threads)
+        notes: tuple[str, ...] = ()
+    else:
+        chosen = subject.target().model_copy(update={"threads": threads})
+        artifact, notes = subject.existing_path(), subject.changed
+    if target not in (None, chosen.name):
+        raise UsageError(f"{typed} is compiled for {chosen.name}", fix="leave --target out")
+    return chosen, artifact, notes
+
+
+def _subject(typed: str) -> Subject | None:
+    """The artifact of a run that `typed` names, or None where it is a file of its own."""
+    path = Path(typed)
+    if path.is_file() and holder(path) is None:
+        return None
+    found = subjects(typed)
+    if len(found) > 1:
+        names = "\n         ".join(subject.name for subject in found)
+        raise UsageError(
+            f"{typed} has {len(found)} artifacts", fix=f"name one of them:\n         {names}"
+        )
+    return found[0]
+
+
+def _row(model: _Model, runs: Sequence[Process], timed: Timing) -> dict[str, Any]:
+    job = model.job
+    memory = peak_memory(job, processes=min(MEMORY_PROCESSES, len(runs)))
+    return {
+        "file": model.typed,
+        "target": job.target.id,
+        "batch": _batch(job),
+        "sha256": digest(job.artifact),
+        "size_bytes": size(job.artifact),
+        "memory_bytes": memory.model_bytes,
+        "memory": _central(memory.models),
+        "latency_ms": latency(timed),
+        "load_ms": _central([run.load_ms for run in runs]),
+        "first_ms": _central([run.first_ms for run in runs]),
+        "steady_processes": sum(run.steady for run in runs),
+        "notes": list(model.notes),
+    }
+
+
+def _central(values: Any) -> dict[str, Any]:
+    """The median of processes with its bounds; null where they cannot give any."""
+    return of_processes(np.asarray(values, dtype=np.float64))
+
+
+def _floor(timed: Mapping[str, Timing]) -> dict[str, Any]:
+    """A/A: the ratio of the model to itself; `fraction` is how far its bounds reach from 1."""
+    pair = timed["model"].processes, timed[AGAIN].processes
+    floor = floor_between(*pair, CONFIDENCE).floor
+    known = bool(np.isfinite(floor))
+    return {"fraction": floor if known else None, **speedup(timed[AGAIN], timed["model"])}
+
+
+def _disturbances(runs: Mapping[str, Sequence[Process]]) -> list[dict[str, Any]]:
+    """What was out of the ordinary while processes ran, and in how many of them."""
+    said = [sentence for each in runs.values() for run in each for sentence in run.disturbed]
+    total = sum(len(each) for each in runs.values())
+    kinds: dict[str, list[str]] = {}
+    for sentence in said:
+        kinds.setdefault("".join(c for c in sentence if not c.isdigit()), []).append(sentence)
+    return [
+        {"example": same[0], "processes": len(same), "of": total}
+        for same in sorted(kinds.values(), key=len, reverse=True)
+    ]
 
 
 def _compared(jobs: Mapping[str, Job], timed: Mapping[str, Timing]) -> dict[str, Any]:
@@ -113,21 +216,3 @@ def _batch(job: Job) -> int:
     """Samples in one timed call: the batch that is compiled in, else one."""
     with job.target.open(job.artifact) as session:
         return session.batch or 1
-
-
-def _noise(target: Target, artifact: Path, folder: Path) -> Path:
-    """Standard normal samples in the shape of the artifact's input."""
-    import numpy as np
-
-    with target.open(artifact) as session:
-        spec = session.inputs[0]
-    sizes = [length for length in spec.shape[1:] if length is not None]
-    if len(sizes) + 1 != len(spec.shape):
-        raise UsageError(
-            f"{artifact.name} has an input of free size {spec.shape}",
-            fix="give real samples with --inputs samples.npy",
-        )
-    noise = np.random.default_rng(0).standard_normal((SAMPLES, *sizes))
-    path = folder / "noise.npy"
-    np.save(path, noise.astype(spec.dtype))
-    return path
