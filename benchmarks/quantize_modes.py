@@ -126,6 +126,7 @@ class _Bench:
         data = Data(
             source={"kind": "idx", "folder": str(options.data)},
             augment={"shift": 2, "flip": True},
+            drop_twins=True,
             max_train=options.train,
             max_eval=options.eval,
         )

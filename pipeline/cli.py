@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import functools
+import os
 import shutil
 import signal
 import sys
 import textwrap
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from kdpipe.pipeline.cli_ci import ci
+from kdpipe.pipeline.cli_measure import bench, compare, inspect
+from kdpipe.pipeline.shell import AsJson, Debug, say_lines
+from kdpipe.pipeline.shell import errors as _errors
+from kdpipe.pipeline.shell import say as _say
+from kdpipe.pipeline.shell import say_json as _json
 
 if TYPE_CHECKING:
     from kdpipe.pipeline.conclusion import Conclusion
@@ -46,8 +52,14 @@ To = Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Stop afte
 Only = Annotated[
     str | None, typer.Option("--only", metavar="STAGE", help="Do this stage again, and no other.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+BaselineFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="FILE",
+        help="Compare with this file; by default kdpipe.lock.yaml beside the config, if any.",
+    ),
+]
 DEFAULT_STORE = Path(".kdpipe")
 
 
@@ -60,6 +72,7 @@ def run(
     start: From = None,
     stop: To = None,
     only: Only = None,
+    baseline: BaselineFile = None,
     progress: Annotated[
         Literal["auto", "bar", "lines", "none"], typer.Option(help="How to show what is going on.")
     ] = "auto",
@@ -71,11 +84,12 @@ def run(
         from kdpipe.pipeline.console import listener
 
         launch = _launch(config, assignments, store, run_dir, start, stop, only)
+        launch = replace(launch, baseline=baseline)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         conclusion, results = launch.run((listener(sys.stderr, progress),))
         if debug:
             _show_traces(launch.rundir.journal)
-        _finish(conclusion, results, launch.rundir.folder, as_json)
+        _finish(conclusion, results, launch.rundir.folder, as_json, baseline)
 
 
 @app.command()
@@ -110,48 +124,37 @@ def plan(
 @app.command()
 def gate(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Judge by the rules in this YAML file, and not by those of the run."),
+    ] = None,
+    baseline: BaselineFile = None,
+    update_baseline: Annotated[
+        bool,
+        typer.Option("--update-baseline", help="Compare later runs with this one, if it passes."),
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Judge a finished run again from its stored samples; measures nothing."""
     with _errors(debug, as_json):
+        from kdpipe.pipeline.baseline import renew
+        from kdpipe.pipeline.policy import Policy
         from kdpipe.pipeline.rejudge import rejudge
 
-        conclusion, results = rejudge(run_dir)
-        _finish(conclusion, results, run_dir, as_json)
+        rules = Policy.read(policy) if policy else None
+        if update_baseline:
+            tell = functools.partial(print, file=sys.stderr if as_json else sys.stdout)
+            conclusion, results = renew(run_dir, rules, baseline, tell)
+        else:
+            conclusion, results = rejudge(run_dir, rules, baseline)
+        _finish(conclusion, results, run_dir, as_json, baseline)
 
 
-@app.command()
-def bench(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
-    target: Annotated[str, typer.Option(help="Where to run it; see `kdpipe targets`.")],
-    against: Annotated[
-        Path | None, typer.Option(help="Another ONNX file, measured in turns with the first.")
-    ] = None,
-    inputs: Annotated[
-        Path | None, typer.Option(help="Samples (N, ...) as .npy; by default seeded noise.")
-    ] = None,
-    processes: Annotated[int, typer.Option(min=2, help="Fresh processes per model.")] = 10,
-    iterations: Annotated[int, typer.Option(min=1, help="Timed runs per process, at least.")] = 100,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Measure latency, memory and size of any ONNX file, in fresh processes."""
-    with _errors(debug, as_json):
-        from kdpipe.pipeline.bench import bench as measure
-        from kdpipe.pipeline.bench import render
-
-        models = {"model": model} | ({"against": against} if against else {})
-        measured = measure(
-            models,
-            target,
-            inputs=inputs,
-            processes=processes,
-            iterations=iterations,
-            threads=threads,
-        )
-        _json(measured) if as_json else _say("\n".join(render(measured)))
+app.command()(bench)
+app.command()(compare)
+app.command()(inspect)
+app.command()(ci)
 
 
 @app.command()
@@ -249,49 +252,30 @@ def _launch(
     return Launch(read, Store(store), RunDir(folder), Selection(start, stop, only))
 
 
-@contextmanager
-def _errors(debug: bool, as_json: bool) -> Iterator[None]:
-    """Print an error as a person wants it, on stderr, and exit with its code."""
-    from kdpipe.pipeline.conclusion import INTERRUPTED, STAGE_FAILED, Conclusion
-    from kdpipe.targets.errors import KdpipeError
-
-    try:
-        yield
-    except (KdpipeError, OSError) as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {error}".replace("error: error: ", "error: ", 1), file=sys.stderr)
-        known = error if isinstance(error, KdpipeError) else None
-        what = known.what if known else str(error)
-        code = known.exit_code if known else STAGE_FAILED
-        raise _ended(Conclusion("FAILED", code, what), as_json) from None
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted: what is finished is kept; run the same again to resume", file=sys.stderr
-        )
-        kept = "interrupted; what is finished is kept"
-        raise _ended(Conclusion("FAILED", INTERRUPTED, kept), as_json) from None
-
-
-def _ended(conclusion: Conclusion, as_json: bool) -> typer.Exit:
-    """The last line on stdout of a command that could not do its work, and the exit to raise."""
-    code, reason = conclusion.exit_code, conclusion.reason
-    _say(json.dumps({"error": reason, "exit_code": code}) if as_json else conclusion.line)
-    return typer.Exit(code)
-
-
-def _finish(conclusion: Conclusion, results: dict[str, Any], folder: Path, as_json: bool) -> None:
+def _finish(
+    conclusion: Conclusion,
+    results: dict[str, Any],
+    folder: Path,
+    as_json: bool,
+    baseline: Path | None,
+) -> None:
     """Print the summary and the last line, and exit with the conclusion's code."""
+    from kdpipe.pipeline.baseline import notes
+    from kdpipe.pipeline.ci.command import announce
+    from kdpipe.pipeline.judgement import verdict_fields
     from kdpipe.pipeline.summary import render
 
+    if results:
+        announce(results, os.environ, sys.stderr)
     if as_json:
-        _json(results or {"verdict": conclusion.word, "reason": conclusion.reason})
+        _json(results or verdict_fields(conclusion))
         raise typer.Exit(conclusion.exit_code)
     if results:
         _say("")
         width = shutil.get_terminal_size().columns
         for line in render(results, width, table=sys.stdout.isatty()):
             _say(line)
+        say_lines(notes(results, baseline), 9)
         _say(f"\nresults  {folder / 'results.json'}\nfiles    {folder / 'artifacts'}")
     _say(conclusion.line)
     raise typer.Exit(conclusion.exit_code)
@@ -329,14 +313,6 @@ def _rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         below = textwrap.fill("; ".join(v.strip() for v in padded[2:]), max(20, columns - 4))
         _say(textwrap.indent(below, "    "))
     return None
-
-
-def _say(text: str) -> None:
-    print(text)
-
-
-def _json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def main() -> None:

@@ -98,8 +98,8 @@ def schema() -> type[BaseModel]:
         tuple[Rule, ...] | None,
         Field(
             DEFAULT_RULES,
-            description="rules that the artifacts must prove; by default at most a point lost, "
-            "int8 faster than fp32, and half of the work in int8; null: none",
+            description="rules that the artifacts must prove; by default at most a point lost of "
+            "score and agreement, int8 faster than fp32, and half of the work in int8; null: none",
         ),
     )
     return create_model(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdpipe.pipeline.chain import Step
 from kdpipe.pipeline.conclusion import PASSED, Conclusion, conclude
@@ -18,11 +18,14 @@ from kdpipe.pipeline.journal import Journal, Listener
 from kdpipe.pipeline.judgement import judgement
 from kdpipe.pipeline.plan import Planned, Planner, load_records
 from kdpipe.pipeline.run import Executed, Runner
-from kdpipe.pipeline.rundir import RunDir
+from kdpipe.pipeline.rundir import SCHEMA, RunDir
 from kdpipe.pipeline.store import Store
 from kdpipe.targets import Target
 from kdpipe.targets.errors import TargetUnavailable, UsageError
 from kdpipe.targets.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from kdpipe.stages.gate.baseline import Baseline
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Launch:
     store: Store
     rundir: RunDir
     selection: Selection
+    baseline: Path | None = None
+    """What to compare with; by default the lock file beside the config, where there is one."""
 
     def plan(self) -> list[Planned]:
         """What a run would do."""
@@ -75,20 +80,28 @@ class Launch:
         """Run it; returns how it ended and what `results.json` holds.
 
         Raises UsageError and TargetUnavailable before anything runs, also when the run's folder
-        is in use or belongs to another config; KeyboardInterrupt passes.
+        is in use or belongs to another config, or the baseline is damaged; KeyboardInterrupt
+        passes.
         """
+        from kdpipe.pipeline.baseline import find
+
         steps = self.selection.steps(self.config.steps())
         self.config.check()
         self._require_targets(steps)
+        baseline = find(self.config.path, self.baseline)
         with self.rundir.lock():
             self.rundir.require(self.config.path)
             journal = Journal(self.rundir.journal, listeners)
             try:
-                return self._run(steps, journal)
+                return self._run(steps, journal, baseline)
             finally:
                 journal.close()
 
-    def _run(self, steps: Sequence[Step], journal: Journal) -> tuple[Conclusion, dict[str, Any]]:
+    def _run(
+        self, steps: Sequence[Step], journal: Journal, baseline: Baseline | None
+    ) -> tuple[Conclusion, dict[str, Any]]:
+        from kdpipe.pipeline.ci.command import publish
+
         started = time.monotonic()
         planner = self._planner(steps)
         self._require_stored(planner, steps)
@@ -100,15 +113,21 @@ class Launch:
         done = Runner(self.store, planner, journal).run(steps)
         records = {**load_records(self.rundir.records), **done.records()}
         self.rundir.write(self.rundir.records, _json(records))
-        conclusion, results = self._conclude(steps, done) if whole else (_stopped(steps, done), {})
+        conclusion, results = _stopped(steps, done), dict[str, Any]()
+        if whole:
+            conclusion, results = self._conclude(steps, done, baseline)
         seconds = round(time.monotonic() - started, 3)
         if results:
+            results = {"schema": SCHEMA, **results}
             results["run"] |= {"seconds": seconds, "ran": done.ran}
             self.rundir.write_results(results)
+            publish(self.rundir, results)
         journal.tell("ended", line=conclusion.line, exit_code=conclusion.exit_code, seconds=seconds)
         return conclusion, results
 
-    def _conclude(self, steps: Sequence[Step], done: Executed) -> tuple[Conclusion, dict[str, Any]]:
+    def _conclude(
+        self, steps: Sequence[Step], done: Executed, baseline: Baseline | None
+    ) -> tuple[Conclusion, dict[str, Any]]:
         from kdpipe.stages.results import collect, files, measurements
 
         outputs = done.artifacts(steps)
@@ -123,7 +142,9 @@ class Launch:
             for step, error in done.failed.items()
         ]
         evidence = [one.evidence for one in measured.values()]
-        conclusion, said = judgement(self.config.rules, evidence, results["skipped"], done.failed)
+        conclusion, said = judgement(
+            self.config.rules, evidence, results["skipped"], done.failed, baseline
+        )
         return conclusion, results | said
 
     def _about(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ config.yaml        the config as it was read, below a comment with its `--set`, 
 lock               held by the run, or the `kdpipe gate`, that is using the folder
 artifacts/<id>/    the measured files themselves
 evidence/<id>/     the raw samples, which `kdpipe gate` judges again
+ci/                what CI platforms read, see `docs/ci.md`
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from zipfile import BadZipFile
 
 from kdpipe.pipeline import durable
 from kdpipe.pipeline.journal import read
+from kdpipe.pipeline.results_shape import fault
 from kdpipe.stages.evidence import Evidence
 from kdpipe.targets.digest import digest
 from kdpipe.targets.errors import StageError, UsageError
@@ -39,17 +41,31 @@ class RunDir:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder against other processes; UsageError when one is using it."""
+        """Hold the folder against other processes.
+
+        Raises UsageError when one is using it, and when it cannot be written.
+        """
         from filelock import FileLock, Timeout
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise UsageError(
                 f"another run is using {self.folder}",
                 fix="wait until it has ended, or give this one another --run-dir",
+            ) from None
+        except (FileExistsError, NotADirectoryError):
+            raise UsageError(
+                f"{self.folder} cannot be the folder of a run: a file is in the way",
+                fix="give another --run-dir",
+            ) from None
+        except OSError as error:
+            raise UsageError(
+                f"{self.folder} cannot be written",
+                found=str(error),
+                fix="let it be written, or take a copy of it",
             ) from None
         try:
             yield
@@ -80,25 +96,34 @@ class RunDir:
         self.write(self.results, text + "\n")
 
     def read_results(self) -> dict[str, Any]:
-        """The results of the last finished run; UsageError when there are none."""
+        """The results of the last finished run; UsageError when there are none, or damaged ones."""
         try:
-            results: dict[str, Any] = json.loads(self.results.read_text("utf-8"))
-        except FileNotFoundError:
+            results: Any = json.loads(self.results.read_text("utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 f"{self.folder} holds no results",
+                found="a file" if self.folder.is_file() else "",
                 fix="give the --run-dir of a finished `kdpipe run`",
             ) from None
         except ValueError as error:
-            raise UsageError(
-                f"{self.results} is damaged: {error}", fix="run kdpipe again"
-            ) from None
+            raise self._damaged(str(error)) from None
+        if not isinstance(results, dict):
+            raise self._damaged("it is no JSON object")
         if results.get("schema") != SCHEMA:
             raise UsageError(
                 f"{self.results} has another format",
                 found=str(results.get("schema")),
                 fix=f"run kdpipe again; this version reads {SCHEMA}",
             )
+        if wrong := fault(results):
+            raise self._damaged(wrong)
         return results
+
+    def _damaged(self, why: str) -> UsageError:
+        return UsageError(
+            f"{self.results} is damaged: {why}",
+            fix="run kdpipe again; what is stored is reused",
+        )
 
     def keep(self, artifact: str, file: Path, sha256: str, evidence: Evidence) -> dict[str, str]:
         """Copy a measured artifact and its samples here.
@@ -132,7 +157,7 @@ class RunDir:
     def forget(self) -> None:
         """Remove what an earlier run concluded, so that no stale verdict survives this one."""
         self.results.unlink(missing_ok=True)
-        for name in ("artifacts", "evidence"):
+        for name in ("artifacts", "evidence", "ci"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         durable.sync(self.folder)
 

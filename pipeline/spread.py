@@ -43,6 +43,8 @@ def bound(value: float | None) -> str:
 
 def size(count: float) -> str:
     """Bytes for people. Example: 44_100 -> 43.1 KiB"""
+    if count < 0:
+        return f"-{size(-count)}"
     if count < 1024:
         return f"{count:.0f} B"
     return f"{count / 1024:.1f} KiB" if count < 1024**2 else f"{count / 1024**2:.1f} MiB"

@@ -40,26 +40,33 @@ def render(results: Results, width: int, table: bool) -> list[str]:
 
 
 def _networks(results: Results) -> Iterator[Row]:
-    teacher, student, control = results["teacher"], results["student"], results["control"]
-    metric = notes.metric(results)
-    if teacher:
-        yield {"gate": "ref", "artifact": "teacher", metric: score(teacher, metric)}
-    if student and student != teacher:
-        hops = {hop["hop"]: hop["drop"] for hop in results["waterfall"]}
-        lost = {"drop (95 %)": drop(hops["student"])} if "student" in hops else {}
-        yield {"gate": "-", "artifact": "student (PyTorch)", metric: score(student, metric), **lost}
-    if control:
-        yield {"gate": "-", "artifact": "control, no KD", metric: score(control, metric)}
+    metric, mark = notes.metric(results), notes.mark(results)
+    names = {"teacher": "teacher", "student": "student (PyTorch)", "control": "control, no KD"}
+    hops = {hop["hop"]: hop["drop"] for hop in results["waterfall"]}
+    for role, name in names.items():
+        network = results[role]
+        if not network or (role == "student" and _alike(network, results["teacher"])):
+            continue
+        cells = {metric: score(network, metric) + mark}
+        if role == "student" and role in hops:
+            cells["drop (95 %)"] = drop(hops[role]) + mark
+        yield {"gate": "ref" if role == "teacher" else "-", "artifact": name, **cells}
+
+
+def _alike(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> bool:
+    """Whether the teacher itself ships; only the teacher has `quality`."""
+    return student == {k: v for k, v in (teacher or {}).items() if k != "quality"}
 
 
 def _artifact(row: Mapping[str, Any], results: Results) -> Row:
-    latency, speedup, metric = row["latency_ms"], row["speedup"], notes.metric(results)
+    latency, speedup = row["latency_ms"], row["speedup"]
+    metric, mark = notes.metric(results), notes.mark(results)
     times = {f"{name} ms": _latency(latency, name) for name in ("p50", "p95")} if latency else {}
     return {
         "gate": _word(row["id"], results),
         "artifact": row["id"],
-        metric: score(row, metric),
-        "drop (95 %)": drop(row["drop"]),
+        metric: score(row, metric) + mark,
+        "drop (95 %)": drop(row["drop"]) + mark,
         **times,
         "speed": f"{speedup['ratio']:.1f}x{percent(speedup['ratio'], speedup)}" if speedup else "-",
         "size": size(row["size_bytes"]),

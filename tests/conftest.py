@@ -27,10 +27,14 @@ student: {shrink: {width: 0.5}}
 distill: {methods: [{kind: kd}], epochs: 3, batch_size: 64, control: {seeds: 1}}
 quantize: {mode: ptq}
 targets: [onnxruntime, openvino]
-benchmark: {processes: 2, iterations: 40, seconds: 0.0, warmup_seconds: 0.0}
+benchmark:
+  {processes: 2, iterations: 40, seconds: 0.0, warmup_seconds: 0.0, memory_processes: 1,
+   energy_processes: 0}
 gate:
   - {metric: accuracy, max-degradation: 0.9}
   - {metric: size_bytes, max: 1000000}
+  - {metric: speedup, min: 0.001, against: fp32}
+  - {metric: int8_fraction, min: 0.1}
 """
 
 

@@ -33,7 +33,7 @@ def test_passing(project: Any) -> None:
     """A run that keeps all rules leaves results, artifacts, evidence, records and its config."""
     code, line, results = project.run(rules=(ACCURATE, QUICK))
 
-    assert (code, line) == (0, "PASSED | 4 of 4 rules passed")
+    assert (code, line) == (0, "PASSED | 6 of 6 rules passed")
     assert [row["id"] for row in results["artifacts"]] == ["toy-fp32", "toy-int8"]
     assert results["run"]["ran"][0] == "words"
     assert project.run_dir.read_results()["verdict"] == "PASSED"
@@ -42,7 +42,7 @@ def test_passing(project: Any) -> None:
     assert machine().items() <= results["run"]["machine"].items()
     assert {p.name for p in project.run_dir.folder.iterdir()} == {
         "results.json", "journal.jsonl", "plan.json", "config.yaml", "artifacts", "evidence",
-        "lock",
+        "lock", "ci",
     }  # fmt: skip
     assert project.events()[-1]["line"] == line
 

@@ -39,11 +39,34 @@ def evidence(name: str = "toy-int8") -> Evidence:
     )
 
 
+def whole(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Results of a run that passed."""
+    measured = {
+        "target": "toy", "precision": "int8", "size_bytes": 3, "samples": 4, "drop": {},
+        "latency_ms": None, "speedup": None, "speedup_fp32": None,
+    }  # fmt: skip
+    networks = dict.fromkeys(("teacher", "student", "control"))
+    return {
+        "run": {"kdpipe": "0.1.0", "config": "/kdpipe.yaml", "assignments": []},
+        "metric": "accuracy",
+        **networks,
+        "waterfall": [],
+        "artifacts": [measured | row for row in rows],
+        "skipped": [],
+        "failed": [],
+        "gate": {"policy": [], "rules": [], "skipped": []},
+        "verdict": "PASSED",
+        "exit_code": 0,
+        "reason": "no rule was asked for",
+        **changes,
+    }
+
+
 def finish(rundir: RunDir, file: Path, name: str = "toy-int8") -> dict[str, Any]:
     """Keep an artifact and write results that name it; returns its row."""
     sha256 = digest(file)
     row = {"id": name, "sha256": sha256, **rundir.keep(name, file, sha256, evidence(name))}
-    rundir.write_results({"artifacts": [row]})
+    rundir.write_results(whole(row))
     return row
 
 
@@ -68,9 +91,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_results_come_back(rundir: RunDir) -> None:
     """What is written is read again, with the name of its format first."""
-    rundir.write_results({"verdict": "PASSED"})
+    rundir.write_results(whole())
 
-    assert rundir.read_results() == {"schema": SCHEMA, "verdict": "PASSED"}
+    assert rundir.read_results() == {"schema": SCHEMA, **whole()}
     assert rundir.results.read_text().startswith('{\n  "schema": ')
     assert [p.name for p in rundir.folder.iterdir()] == ["results.json"]
 
@@ -78,10 +101,10 @@ def test_results_come_back(rundir: RunDir) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_no_nan_in_results(rundir: RunDir, value: float) -> None:
     """NaN and infinity are refused, and the older results stay whole."""
-    rundir.write_results({"x": 1})
+    rundir.write_results(whole(x=1))
 
     with pytest.raises(ValueError, match="JSON"):
-        rundir.write_results({"x": value})
+        rundir.write_results(whole(x=value))
 
     assert rundir.read_results()["x"] == 1
 
@@ -91,6 +114,9 @@ def test_no_nan_in_results(rundir: RunDir, value: float) -> None:
     [
         (None, "holds no results"),
         ("{", "is damaged"),
+        ("[]", "is damaged: it is no JSON object"),
+        ("null", "is damaged: it is no JSON object"),
+        ('{"schema": "kdpipe.results/1"}', "is damaged: run: Field required"),
         ('{"schema": "kdpipe.results/99"}', "has another format"),
     ],
 )
@@ -104,6 +130,30 @@ def test_results_that_cannot_be_read(rundir: RunDir, text: str | None, what: str
         rundir.read_results()
 
     assert caught.value.fix
+
+
+def test_damaged_results_are_told_by_their_place(rundir: RunDir) -> None:
+    """What a command would stumble over later is refused at once: a verdict without its reason."""
+    verdict = {
+        "rule": {"metric": "accuracy", "min": 0.5}, "artifact": "toy-int8", "verdict": "PASS",
+        "measured": 0.9, "low": 0.8, "high": None, "limit": 0.5, "unit": "fraction", "n": 4,
+    }  # fmt: skip
+    rundir.write_results(whole(gate={"policy": [], "rules": [verdict], "skipped": []}))
+
+    with pytest.raises(UsageError, match=r"is damaged: gate\.rules\[0\]\.reason: Field required"):
+        rundir.read_results()
+
+
+def test_a_file_is_no_folder_of_a_run(tmp_path: Path) -> None:
+    """Neither to read nor to write."""
+    file = tmp_path / "kdpipe.yaml"
+    file.touch()
+
+    with pytest.raises(UsageError, match="holds no results"):
+        RunDir(file).read_results()
+    for folder in (file, file / "below"):
+        with pytest.raises(UsageError, match="a file is in the way"), RunDir(folder).lock():
+            pass
 
 
 @pytest.mark.parametrize("kind", ["model", "folder"])
@@ -151,7 +201,7 @@ def test_changed_samples(rundir: RunDir, model: Path) -> None:
 
     assert rundir.changed() == said
     evidence().save(rundir.folder / "evidence/toy-int8")
-    rundir.write_results({"artifacts": [{**row, "evidence_sha256": None}]})
+    rundir.write_results(whole({**row, "evidence_sha256": None}))
     assert rundir.changed() == said
 
 
@@ -233,3 +283,18 @@ def test_folder_of_the_same_config(
 
     for spelling in (Path("mine.yaml"), Path("run/../mine.yaml"), link):
         rundir.require(spelling)
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a read-only disk: wrong use, with the cause, and no broken step."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+
+    with pytest.raises(UsageError, match="cannot be written") as caught, rundir.lock():
+        pass
+    assert "Read-only" in caught.value.found

@@ -40,10 +40,11 @@ quantize: {mode: ptq}
 export: {samples: 8}
 targets: [onnxruntime, openvino, {name: onnxruntime, precision: fp32}]
 benchmark:
-  {processes: 1, iterations: 3, seconds: 0, warmup_seconds: 0, memory_processes: 1, samples: 4}
+  {processes: 2, iterations: 3, seconds: 0, warmup_seconds: 0, memory_processes: 2, samples: 4}
 gate:
   - {metric: miou, max-degradation: 0.2}
   - {metric: agreement, min: 0.5}
+  - {metric: speedup, min: 0.001, against: fp32}  # such a small network is no faster in int8
 """
 
 
@@ -106,7 +107,9 @@ def test_masks_become_gated_artifacts(found: dict[str, Any]) -> None:
     assert (found["task"], found["metric"], found["verdict"]) == ("segmentation", "miou", "PASSED")
     int8 = [row for row in found["artifacts"] if row["precision"] == "int8"]
     assert [row["id"] for row in int8] == ["onnxruntime-int8", "openvino-int8"]
-    assert {v["metric"] for v in found["gate"]["rules"]} == {"miou", "agreement"}
+    assert {v["metric"] for v in found["gate"]["rules"]} == {
+        *("miou", "agreement", "speedup", "int8_fraction"),
+    }
     assert found["teacher"]["miou"] > 0.8
     assert found["student"]["parameters"] < 0.3 * found["teacher"]["parameters"]
     assert all(row["int8_fraction"] > 0.9 for row in int8)
@@ -133,10 +136,12 @@ def test_the_summary_speaks_of_miou(folder: Path, found: dict[str, Any]) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     teacher = found["teacher"]
     assert f"ref teacher miou={teacher['miou']:.4f}" in done.stdout
-    assert f"also     teacher: dataset_miou {teacher['details']['dataset_miou']:.4f}" in done.stdout
+    assert (
+        f"also     teacher: dataset_miou {teacher['details']['dataset_miou']:.4f}±" in done.stdout
+    )
     assert "miou drop against the teacher" in done.stdout
     assert "accuracy" not in done.stdout.replace("pixel_accuracy", "")
-    assert done.stdout.splitlines()[-1] == "PASSED | 6 of 6 rules passed"
+    assert done.stdout.splitlines()[-1] == "PASSED | 10 of 10 rules passed"
 
 
 def test_a_rule_of_another_task_is_refused(tmp_path: Path) -> None:

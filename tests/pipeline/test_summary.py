@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -56,8 +57,20 @@ def results(*names: str, words: tuple[str, ...] = ("PASS",)) -> dict[str, Any]:
             "gain": {"mean": 0.0111, "low": 0.0034, "high": 0.0188, "pairs": 3},
         },
         "waterfall": [
-            {"hop": "teacher", "accuracy": 0.9801, "drop": {"mean": 0.0, "high": 0.0}},
-            {"hop": "student", "accuracy": 0.9733, "drop": {"mean": 0.0068, "high": 0.0151}},
+            {
+                "hop": "teacher",
+                "accuracy": 0.9801,
+                "low": 0.9701,
+                "high": 0.99,
+                "drop": {"mean": 0.0, "high": 0.0},
+            },
+            {
+                "hop": "student",
+                "accuracy": 0.9733,
+                "low": 0.9623,
+                "high": 0.984,
+                "drop": {"mean": 0.0068, "high": 0.0151},
+            },
         ],
         "artifacts": [artifact(name) for name in names],
         "skipped": [
@@ -179,7 +192,7 @@ def test_below_the_table() -> None:
         "without distillation",
         "samples  450 eval samples; latency: 10 fresh processes of each model, 1000 iterations of "
         "onnxruntime-int8",
-        "hops     teacher 0.9801, student 0.9733 (drop +0.0068 <+0.0151)",
+        "hops     teacher 0.9801±0.0100, student 0.9733±0.0110 (drop +0.0068 <+0.0151)",
         LEGEND,
         "",
         "FAIL   openvino-int8: the reason for FAIL",
@@ -275,6 +288,31 @@ def test_gain_of_one_pair() -> None:
         "gain     -0.0020 (1 seed; no interval from one) against the control without distillation"
         in render(found, 80, table=False)
     )
+
+
+def test_what_stands_beside_the_metric_has_its_spread() -> None:
+    """What the task reports without bounds is left to `results.json`."""
+    found = results("x")
+    found["teacher"]["details"] = {"dataset_miou": 0.9436, "pixel_accuracy": 0.98, "iou/disc": 0.7}
+    found["teacher"]["quality"] = {"dataset_miou": {"value": 0.9436, "low": 0.9, "high": 0.96}}
+
+    lines = [line for line in render(found, 200, table=False) if line.startswith("also")]
+
+    assert lines == ["also     teacher: dataset_miou 0.9436±0.0436"]
+
+
+def test_every_score_of_a_leak_is_marked() -> None:
+    """In the table and in all lines below it; the mark is explained once."""
+    found = results("x")
+    known = {"known_from": {"train": 3}, "exact": 3, "near": 0, "mirrored": 0, "group": 0}
+    found["data"] = {"leaks": {"eval": 3, "share": 0.0067, **known}}
+
+    lines = render(found, 200, table=False)
+
+    scored = [line for line in lines if "accuracy=" in line or line.startswith(("gain", "hops"))]
+    assert len(scored) == 6
+    assert all(re.search(r"(=\S+\*|\) \*|distillation \*)", line) for line in scored)
+    assert sum(line.startswith("* leak   3 eval sample(s)") for line in lines) == 1
 
 
 @pytest.mark.parametrize(
