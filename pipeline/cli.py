@@ -317,4 +317,15 @@ def _rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def main() -> None:
     """The `kdpipe` command."""
-    app()
+    try:
+        app()
+    finally:
+        _let_go()
+
+
+def _let_go() -> None:
+    """Flush what is printed now: of a reader that has left, Python would complain at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

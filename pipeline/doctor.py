@@ -15,7 +15,7 @@ from kdpipe.targets.fingerprint import fingerprint
 
 
 def diagnose(config: Path | None = None) -> dict[str, Any]:
-    """Packages, targets and machine; exit code 4 when a target that `config` requires is missing.
+    """Packages, targets, sensors, machine; exit code 4 when `config` requires a missing target.
 
     Raises ConfigError or DataError when `config` is given and wrong.
     """
@@ -30,6 +30,7 @@ def diagnose(config: Path | None = None) -> dict[str, Any]:
     return {
         "packages": list(_packages()),
         "targets": rows,
+        "sensors": list(_sensors()),
         "machine": fingerprint(),
         "required_but_missing": required,
         "exit_code": UNAVAILABLE if required else PASSED,
@@ -45,6 +46,9 @@ def render(report: dict[str, Any]) -> Iterator[str]:
     yield "targets"
     for row in sorted(report["targets"], key=lambda row: row["status"] == "ok"):
         yield f"  {row['status']:<8} {row['name']:<14} {row['summary']}"
+    yield "sensors of energy"
+    for row in sorted(report["sensors"], key=lambda row: row["status"] == "ok"):
+        yield f"  {row['status']:<8} {row['name']:<14} {row['summary']}"
     yield "machine"
     for name, value in report["machine"].items():
         shown = " ".join(map(str, value)) if isinstance(value, list) else value
@@ -57,6 +61,18 @@ def _broken(name: str) -> dict[str, Any]:
     """A target that is installed but does not import says so; only here, as importing is slow."""
     broken = target_named(name).model_validate({"name": name}).broken()
     return {"status": "broken", "summary": f"{broken.reason}; {broken.fix}"} if broken else {}
+
+
+def _sensors() -> Iterator[dict[str, Any]]:
+    """Where the energy of a call could be read here, or why not, and what to type."""
+    from kdpipe.targets.power import SENSORS
+
+    for kind in SENSORS:
+        sensor = kind()
+        why = sensor.missing()
+        found = f"{sensor.device}: {sensor.what}" if why is None else f"{why.reason}; {why.fix}"
+        yield {"name": kind.name, "status": "missing" if why else "ok", "summary": found}
+        sensor.close()
 
 
 def _packages() -> Iterator[dict[str, Any]]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
+from kdpipe.pipeline.spread import score
+
 Search = Mapping[str, Any]
 """`quantized.search` of results.json."""
 
@@ -13,14 +15,15 @@ Search = Mapping[str, Any]
 def lines(search: Search) -> Iterator[str]:
     """What it took to meet `max_drop`, a row for each layer in float, and what they cost.
 
-    Example: float    head   SNR  -7.1 dB, accuracy 0.1719 alone; the file 0.1562 -> 0.9375
+    Example: float    head   SNR  -7.1 dB, accuracy 0.1719±0.0911 alone; the file 0.1562±0.0880 ->
+    0.9375±0.0706
     """
     returned, metric = search["returned"], search["metric"]
     met = "" if search["max_drop_met"] else f" is NOT met ({search['ended']})"
     yield (
         f"float    max_drop {search['max_drop']:g}{met}: {len(returned)} of {search['layers']} "
-        f"layers back in float, {metric} {search['int8']:.4f} -> {search['reached']:.4f} in ONNX "
-        f"Runtime, fp32 {search['fp32']:.4f}, {search['samples']} calibration samples"
+        f"layers back in float, {metric} {_of(search, 'int8')} -> {_of(search, 'reached')} in ONNX "
+        f"Runtime, fp32 {_of(search, 'fp32')}, {search['samples']} calibration samples"
     )
     alone = {each["layer"]: each for each in search["sensitivity"]}
     steps = dict(_steps(search))
@@ -28,7 +31,7 @@ def lines(search: Search) -> Iterator[str]:
     for layer in returned:
         yield (
             f"float    {layer.ljust(width)}  SNR {_decibels(alone[layer]['snr_db'])}, {metric} "
-            f"{alone[layer]['score']:.4f} alone; the file {steps[layer]}"
+            f"{score(alone[layer], 'score')} alone; the file {steps[layer]}"
         )
     if latency := search["latency"]:
         yield f"float    {_price(latency)}"
@@ -38,7 +41,11 @@ def _steps(search: Search) -> Iterator[tuple[str, str]]:
     """The metric of the file before and after each layer was added to those in float."""
     for before, after in pairwise(search["trials"]):
         if after["returned"][:-1] == before["returned"] != after["returned"]:
-            yield after["returned"][-1], f"{before['score']:.4f} -> {after['score']:.4f}"
+            yield after["returned"][-1], f"{score(before, 'score')} -> {score(after, 'score')}"
+
+
+def _of(search: Search, name: str) -> str:
+    return score({name: search[name], **search.get("bounds", {}).get(name, {})}, name)
 
 
 def _decibels(value: float | None) -> str:

@@ -29,8 +29,9 @@ from kdpipe.stages.quantize.engine import QuantizedModel, insert, layers
 from kdpipe.stages.quantize.layerwise import pair
 from kdpipe.stages.quantize.prepare import calibration_batches, float_graph, policy
 from kdpipe.stages.quantize.price import price
-from kdpipe.stages.quantize.sensitivity import Sensitivity, rounded_layers, sensitivities
+from kdpipe.stages.quantize.sensitivity import Sensitivity, rounded_layers, scored, sensitivities
 from kdpipe.stages.quantize.settings import Quantization
+from kdpipe.stages.tasks import Outcome
 from kdpipe.targets.onnxruntime import OnnxRuntime
 
 MET, SPENT, EXHAUSTED = "met", "time_budget", "no layer left"
@@ -42,10 +43,18 @@ _EXACT = 1e-9
 
 @dataclass(frozen=True)
 class Trial:
-    """One file: the layers that are in float in it, and the headline metric that it reached."""
+    """One file: the layers that are in float in it, and the headline metric that it reached, with
+    `low` and `high`."""
 
     returned: tuple[str, ...]
     score: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def bounds(self) -> dict[str, float | None]:
+        """Of the metric."""
+        return {"low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ class Subject:
         self.write(returned, file)
         with OnnxRuntime(threads=2).open(file) as session:
             outcome = evaluate(session_forward(session), self.data.calibration, self.data.task)
-        return Trial(tuple(returned), outcome.mean)
+        return Trial(tuple(returned), **_scored(outcome))
 
 
 @dataclass
@@ -208,7 +217,9 @@ def search(
     assert settings.max_drop is not None
     started = time.monotonic()
     work.scratch.mkdir(parents=True, exist_ok=True)
-    fp32 = evaluate(network_forward(source.load()), data.calibration, data.task).mean
+    outcome = evaluate(network_forward(source.load()), data.calibration, data.task)
+    plain = Trial((), **_scored(outcome))
+    fp32 = plain.score
     subject = Subject(settings, float_graph(settings, source, data)[0], model, data)
     looking = Search(
         subject,
@@ -228,6 +239,10 @@ def search(
         "fp32": fp32,
         "int8": looking.trials[0].score,
         "reached": best.score,
+        "bounds": {
+            name: trial.bounds
+            for name, trial in (("fp32", plain), ("int8", looking.trials[0]), ("reached", best))
+        },
         "ended": ended,
         "layers": len(rounded_layers(model)),
         "trials": [asdict(trial) for trial in looking.trials],
@@ -236,6 +251,10 @@ def search(
     }
     judged = {"max_drop_met": met, "returned": list(best.returned), "search": facts}
     return (subject.mixed(best.returned) if best.returned else model), judged
+
+
+def _scored(outcome: Outcome) -> dict[str, Any]:
+    return scored(outcome.score)
 
 
 def _latency(subject: Subject, source: Network, best: Trial, work: Work) -> dict[str, Any]:

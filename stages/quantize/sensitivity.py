@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
+from kdpipe.stages import statistics
+from kdpipe.stages.bounds import CONFIDENCE, bounds
 from kdpipe.stages.dataset import Split
 from kdpipe.stages.evaluate import network_forward, together
 from kdpipe.stages.quantize.aten import MATMULS, WEIGHTED, argument, attribute, path
@@ -33,12 +36,14 @@ class Sensitivity:
 
     `snr_db`: 10 log10 of the power of the output over that of its error, summed over all samples;
     None when there is no error, and -300 at least, for an output that is not finite. `score`: the
-    headline metric.
+    headline metric, with `low` and `high`.
     """
 
     layer: str
     snr_db: float | None
     score: float
+    low: float | None = None
+    high: float | None = None
 
 
 def rounded_layers(model: QuantizedModel) -> dict[str, fx.Node]:
@@ -69,7 +74,7 @@ def sensitivities(
     """
     layers = {name: (node, quantizers(name)) for name, node in rounded_layers(model).items()}
     errors = dict.fromkeys(layers, 0.0)
-    scores = dict.fromkeys(layers, 0.0)
+    scores: dict[str, list[NDArray[np.float32]]] = {name: [] for name in layers}
     signal, forward = 0.0, network_forward(exact)
     size = together(task, split.preprocess.height, split.preprocess.width)
     with rounding(exact):
@@ -83,11 +88,17 @@ def sensitivities(
                 with _only(exact, names), _parameters(exact, model, node):
                     found = forward(x)
                 errors[name] += _power(found - clean)
-                scores[name] += float(task.outcome(found, y).score.sum())
+                scores[name].append(task.outcome(found, y).score)
     return tuple(
-        Sensitivity(name, _decibels(signal, errors[name]), scores[name] / len(split))
+        Sensitivity(name, _decibels(signal, errors[name]), **scored(np.concatenate(scores[name])))
         for name in layers
     )
+
+
+def scored(scores: NDArray[np.float32]) -> dict[str, Any]:
+    """{"score", "low", "high"}: the mean of scores (N,), with its bounds."""
+    found = statistics.mean_score(scores, CONFIDENCE)
+    return {"score": found.point, **bounds(found)}
 
 
 def _power(values: NDArray[np.float32]) -> float:
