@@ -23,6 +23,9 @@ from kdpipe.stages.sources.base import Contents, Faults, Part, standing_under
 from kdpipe.stages.split import Purpose, stratified
 from kdpipe.targets.errors import DataError, UsageError, listing
 
+ENOUGH = 59
+"""`statistics.needed_samples(0.95, 0.95)`."""
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -96,6 +99,21 @@ def require_usable(data: Dataset) -> None:
         found = f"channel {listing(constant)} in {count} images"
         what = "a channel is the same in every pixel of the calibration samples"
         raise DataError(what, found=found, fix=fix)
+
+
+def few(data: Dataset) -> str:
+    """What to say of calibration samples that are too few to show the ranges; "" when they are not.
+
+    Of activations whose largest value over n samples is the range, it holds 95 % of all others' at
+    95 % confidence when n >= ENOUGH.
+    """
+    count = len(data.calibration)
+    if count >= ENOUGH:
+        return ""
+    return (
+        f"{count} calibration samples: more than one image in twenty may lie beyond the ranges that"
+        f" they show; take {ENOUGH} or more by data.calibration"
+    )
 
 
 def require_labels(own: bool) -> None:

@@ -21,10 +21,6 @@ RATIO = 10
 ACCURACY, CONFIDENCE = 0.9, 0.95
 """A class of n eval samples, all right, proves this accuracy when n >= 29."""
 
-ENOUGH = 59
-"""Calibration samples whose extremes hold 95 % of all others' at 95 % confidence:
-`statistics.needed_samples(0.95, 0.95)`."""
-
 
 def conflicts(
     overlaps: Sequence[Overlap], classes: Sequence[str], observer: Observer
@@ -89,11 +85,6 @@ def balance(data: Dataset, observer: Observer) -> dict[str, Any] | None:
 def calibration(data: Dataset, observer: Observer) -> dict[str, Any]:
     """How many samples calibrate, and how many classes they lack; null where they have none."""
     split, absent = data.calibration, None
-    if len(split) < ENOUGH:
-        observer.warn(
-            f"{len(split)} calibration samples: more than one image in twenty may lie beyond the"
-            f" ranges that they show; take {ENOUGH} or more by data.calibration"
-        )
     if labelled(data.train) and not data.own_calibration and len(split):
         seen = _counts(split.labels, len(data.classes))
         known = _counts(data.train.labels, len(data.classes))

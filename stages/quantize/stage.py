@@ -215,6 +215,8 @@ class Quantize(Quantization, Recipe, Stage):
         """Quantize the network that ships, and its control by the same settings and seed."""
         self.check()
         control = self._control(inputs)
+        if told := calibration.few(inputs.data):
+            work.observer.warn(told)
         self._quantize(inputs.source, inputs, work, "student")
         if control:
             self._quantize(control, inputs, work, CONTROL)

@@ -13,6 +13,7 @@ from kdpipe.stages import calibration
 from kdpipe.stages.base import Silent, Work
 from kdpipe.stages.data import Data, DataInputs
 from kdpipe.stages.dataset import Dataset
+from kdpipe.stages.statistics import needed_samples
 from kdpipe.stages.tasks.classification import Classification
 from kdpipe.targets.errors import DataError
 
@@ -62,6 +63,16 @@ def made(tmp_path: Path):
         return Dataset(out), [told for told in heard.warnings if "fewer than 29" not in told]
 
     return make
+
+
+@pytest.mark.parametrize(("count", "told"), [(58, "58 calibration samples: more than"), (59, "")])
+def test_too_few_samples_are_told(made, count: int, told: str) -> None:
+    """Fewer than it takes for their extremes to hold 95 % of what the network will see."""
+    data, _ = made(train=noise(80, 0), calibration=count)
+
+    assert calibration.few(data).startswith(told)
+    assert bool(calibration.few(data)) == bool(told)
+    assert needed_samples(0.95, 0.95) == calibration.ENOUGH
 
 
 def test_samples_of_train_that_are_in_eval_are_not_drawn(made) -> None:
