@@ -157,12 +157,37 @@ def _reference(case: Case) -> Scores:
     evidence, against = case.evidence, case.rule.against
     found = evidence.references.get(against)
     if against == "teacher":
+        _require_a_teacher(evidence, case.confidence)
         found = evidence.teacher_score
     if against == "baseline":
         found = case.remembered.scores
     if found is None:
         raise NotMeasuredError(f"there are no scores of {case.whose}")
     return checked(found, evidence, f"of {case.whose}")
+
+
+def _require_a_teacher(evidence: Evidence, confidence: float) -> None:
+    """Losing nothing against a teacher that guesses proves nothing.
+
+    Answers given without looking, as often as the teacher gives each, are right with the sum over
+    classes of share of labels times share of answers (Cohen, Educ. Psychol. Meas. 20, 37, 1960).
+    Of a single class, or without single decisions, no such comparison can be made.
+    """
+    found, scores = evidence.decisions, evidence.teacher_score
+    if found is None or found.labels.shape != scores.shape or np.ptp(found.labels) == 0:
+        return
+    if found.teacher_prediction.shape != scores.shape:
+        return
+    classes, labels = np.unique(found.labels, return_counts=True)
+    answers = np.array([(found.teacher_prediction == one).sum() for one in classes])
+    chance = float(labels @ answers) / scores.size**2
+    known = statistics.mean_score(checked(scores, evidence, "of the teacher"), confidence)
+    if known.point > 0 and known.low <= chance:  # of 0 its caller has more to say
+        raise NotMeasuredError(
+            f"the teacher's {evidence.metric} of {known.point:.4f} ({100 * confidence:g} % bounds"
+            f" {known.low:.4f} to {known.high:.4f}, {known.n:,} samples) cannot be told from the"
+            f" {chance:.4f} of answers given without looking"
+        )
 
 
 def _pairs_with_baseline(case: Case) -> bool:

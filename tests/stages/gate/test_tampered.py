@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdpipe.stages.evidence import Evidence, Timing
-from kdpipe.stages.gate.judge import Verdict
+from kdpipe.stages.evidence import Decisions, Evidence, Timing
+from kdpipe.stages.gate.judge import Verdict, judge
+from kdpipe.stages.gate.rules import Rule
 
 Make = Callable[..., Evidence]
 Judge = Callable[..., Verdict]
@@ -181,3 +182,25 @@ def test_a_number_of_many_digits_can_be_said(evidence: Make, verdict: Judge) -> 
 
     assert verdict({"metric": "memory_bytes", "max": 1e9}, heavy).verdict == "FAIL"
     assert verdict({"metric": "memory_bytes", "max": 1e300}, heavy).verdict == "PASS"
+
+
+@pytest.mark.parametrize(("right", "word"), [(0.25, "FAIL"), (0.40, "PASS")])
+def test_a_teacher_that_guesses_proves_nothing(evidence: Any, right: float, word: str) -> None:
+    """An artifact that does exactly what such a teacher does would pass all comparisons with it."""
+    rng, n = np.random.default_rng(5), 2000
+    labels = rng.integers(0, 4, n)
+    answers = np.where(rng.random(n) < (right - 0.25) / 0.75, labels, rng.integers(0, 4, n))
+    scores, sure = (answers == labels).astype(np.float32), np.full(n, 0.5, np.float32)
+    alike = evidence(
+        score=scores,
+        teacher_score=scores,
+        agreement=np.ones(n, np.float32),
+        decisions=Decisions(labels, answers, answers, sure, sure),
+    )
+
+    (found,) = judge(
+        [Rule.model_validate({"metric": "accuracy", "max-degradation": 0.01})], [alike]
+    )
+
+    assert found.verdict == word
+    assert ("of answers given without looking" in found.reason) == (word == "FAIL")
