@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from torch.nn import functional as F
 
@@ -36,38 +36,6 @@ def split() -> Split:
     return Split("eval", images, np.arange(10), preprocess, ids)
 
 
-@pytest.fixture(scope="module")
-def weights() -> Weights:
-    """Of two convolutions and a linear layer."""
-    rng = np.random.default_rng(1)
-    sizes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "w3": (8, 5), "b3": (5,)}
-    return {name: rng.normal(0, 0.3, size).astype(np.float32) for name, size in sizes.items()}
-
-
-def network(weights: Weights, batch: int | str = "batch") -> ModelProto:
-    """stem, block with a skip, pooling, head with its bias as a node of its own."""
-    make, value = helper.make_node, helper.make_tensor_value_info
-    nodes = [
-        make("Conv", ["input", "w1", "b1"], ["c1"], name="stem", pads=[1] * 4),
-        make("Relu", ["c1"], ["r1"]),
-        make("Conv", ["r1", "w2"], ["c2"], name="block", pads=[1] * 4),
-        make("Add", ["c2", "r1"], ["a"]),
-        make("Relu", ["a"], ["r2"]),
-        make("GlobalAveragePool", ["r2"], ["p"]),
-        make("Flatten", ["p"], ["f"]),
-        make("MatMul", ["f", "w3"], ["m"], name="head"),
-        make("Add", ["m", "b3"], ["output"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [value("input", TensorProto.FLOAT, [batch, 3, 8, 8])],
-        [value("output", TensorProto.FLOAT, [batch, 5])],
-        [numpy_helper.from_array(w, name) for name, w in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-
-
 def outputs(weights: Weights, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """What the layers give, by torch."""
     w = {name: torch.from_numpy(values) for name, values in weights.items()}
@@ -81,7 +49,7 @@ Save = Callable[..., Path]
 
 
 @pytest.fixture
-def save(tmp_path: Path) -> Save:
+def save(tmp_path: Path, network: Callable[..., ModelProto]) -> Save:
     """save("name", weights): the network as a file."""
 
     def write(name: str, weights: Weights, batch: int | str = "batch") -> Path:

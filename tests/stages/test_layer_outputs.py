@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, helper
 
 from kdpipe.stages.layer_outputs import expose, layer_outputs
 
-SIZES = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "w3": (8, 5), "b3": (5,)}
-
 
 @pytest.fixture
-def model() -> ModelProto:
+def model(network: Callable[..., ModelProto], weights: Any) -> ModelProto:
     """stem, block with a skip, pooling, head with its bias as a node of its own."""
-    make, value = helper.make_node, helper.make_tensor_value_info
-    nodes = [
-        make("Conv", ["input", "w1", "b1"], ["c1"], name="stem", pads=[1] * 4),
-        make("Relu", ["c1"], ["r1"]),
-        make("Conv", ["r1", "w2"], ["c2"], name="block", pads=[1] * 4),
-        make("Add", ["c2", "r1"], ["a"]),
-        make("Relu", ["a"], ["r2"]),
-        make("GlobalAveragePool", ["r2"], ["p"]),
-        make("Flatten", ["p"], ["f"]),
-        make("MatMul", ["f", "w3"], ["m"], name="head"),
-        make("Add", ["m", "b3"], ["output"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [value("input", TensorProto.FLOAT, ["batch", 3, 8, 8])],
-        [value("output", TensorProto.FLOAT, ["batch", 5])],
-        [numpy_helper.from_array(np.ones(size, np.float32), name) for name, size in SIZES.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return network(weights)
 
 
 def test_layers_end_behind_their_bias(model: ModelProto) -> None:
